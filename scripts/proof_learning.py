@@ -43,6 +43,8 @@ from trajseg.training.round import PICTURE
 
 VIDEOS = 10
 """Number of corrected videos in the project behind gain_project and loss_base."""
+QUICK_STEPS = 120
+"""Steps per training without --full: a third of the recipe's, so that the quick form ends within 40 minutes."""
 UNITS = 100
 """Progress bar units per run."""
 Scores = Mapping[str, Mapping[str, float]]
@@ -59,13 +61,14 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first project (0)")
     parser.add_argument("--fresh", type=int, default=24, help="unseen clips of the style (24)")
     parser.add_argument("--test", type=int, default=24, help="clips of the base's test set (24)")
-    parser.add_argument("--steps", type=int, help="steps per training (the recipe's)")
+    parser.add_argument("--steps", type=int, help=f"steps per training ({QUICK_STEPS}; the recipe's with --full)")
     parser.add_argument("--style", help="data set of the projects' videos (posters:train)")
     parser.add_argument("--unseen", help="data set of the unseen clips (posters:val; with --style: other clips of it)")
     parser.add_argument("--model", default="trajseg-tiny", help="the base (trajseg-tiny)")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="parallel runs (2)")
-    parser.add_argument("--out", type=Path, default=Path("runs/learning"), help="folder of the runs (runs/learning)")
+    parser.add_argument("--out", type=Path, help="folder of the runs (runs/learning; runs/learning-full with --full)")
     given = parser.parse_args()
+    given.out = given.out or Path("runs/learning-full" if given.full else "runs/learning")
     settings = settings_of(given)
     keep_settings(settings, given.out)
     runs = planned(given)
@@ -87,7 +90,7 @@ def settings_of(given: argparse.Namespace) -> LearningSettings:
         given.model,
         given.fresh,
         given.test,
-        steps=given.steps,
+        steps=given.steps or (None if given.full else QUICK_STEPS),
         style=given.style or usual.style,
         unseen=given.unseen or given.style or usual.unseen,
     )

@@ -57,10 +57,10 @@ class FinetuneRecipe:
         save_minutes: minutes between checkpoints.
     """
 
-    steps: int = 120
+    steps: int = 360
     lr: float = 3e-4
     warmup: int = 5
-    batch: int = 4
+    batch: int = 2
     asks: int = 4
     micro: int = 1
     frames: int = 8

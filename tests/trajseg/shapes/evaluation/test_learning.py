@@ -122,9 +122,17 @@ def test_a_folder_of_an_earlier_release_has_its_style(tmp_path: Path) -> None:
 def test_the_proof_takes_any_data_set_as_its_style(
     style: str | None, unseen: str | None, expected: tuple[str, str]
 ) -> None:
-    given = Namespace(model="trajseg-tiny", fresh=24, test=24, steps=None, style=style, unseen=unseen)
+    given = Namespace(model="trajseg-tiny", fresh=24, test=24, steps=None, full=True, style=style, unseen=unseen)
     settings = runpy.run_path(str(SCRIPT))["settings_of"](given)
     assert (settings.style, settings.unseen) == expected
+
+
+@pytest.mark.parametrize(
+    ("steps", "full", "expected"), [(None, False, 120), (None, True, None), (7, False, 7), (7, True, 7)]
+)
+def test_the_full_form_trains_as_long_as_the_recipe(steps: int | None, full: bool, expected: int | None) -> None:
+    given = Namespace(model="trajseg-tiny", fresh=24, test=24, steps=steps, full=full, style=None, unseen=None)
+    assert runpy.run_path(str(SCRIPT))["settings_of"](given).steps == expected
 
 
 def test_the_usual_style_is_that_of_the_published_figures() -> None:
