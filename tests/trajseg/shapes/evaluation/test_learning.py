@@ -128,7 +128,7 @@ def test_the_proof_takes_any_data_set_as_its_style(
 
 
 @pytest.mark.parametrize(
-    ("steps", "full", "expected"), [(None, False, 120), (None, True, None), (7, False, 7), (7, True, 7)]
+    ("steps", "full", "expected"), [(None, False, 180), (None, True, None), (7, False, 7), (7, True, 7)]
 )
 def test_the_full_form_trains_as_long_as_the_recipe(steps: int | None, full: bool, expected: int | None) -> None:
     given = Namespace(model="trajseg-tiny", fresh=24, test=24, steps=steps, full=full, style=None, unseen=None)
