@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 
 from backend.store import Store
+from backend.store.corrections import LONGEST_LINEAGE
 from backend.store.models import Annotation, Correction
 from backend.store.reports import Edit, Reports
 from backend.store.standing import Standing
@@ -180,7 +181,9 @@ class EffortReader:
 def _began_with(store: Store, job_id: str | None) -> str:
     """The version of the prediction that a job's result goes back to, over refinements; empty if that is not stored."""
     try:
-        while job_id:
+        for _ in range(LONGEST_LINEAGE):
+            if not job_id:
+                break
             job = store.jobs.get(job_id)
             if not job.asked.earlier_job_id:
                 return job.model_version

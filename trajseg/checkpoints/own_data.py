@@ -21,15 +21,12 @@ def replay_data(checkpoint: str | Path) -> str:
         InputError: the checkpoint's config.json does not name it, and the checkpoint is not a built-in one.
         CheckpointError: there is no such checkpoint.
     """
-    config = checkpoint_config(checkpoint_folder(checkpoint))
-    data = config.get("replay_data") or DEFAULT_REPLAY.get(str(config.get("model_name")))
-    if not data:
-        raise InputError(
-            f"The checkpoint {checkpoint} does not say what it was trained on, so nothing can be replayed.",
-            "Name a data set: TRAJSEG_REPLAY_DATA=ref-youtube-vos:/data/ref-youtube-vos/train, or `replay_data` in the "
-            "checkpoint's config.json.",
-        )
-    return str(data)
+    missing = InputError(
+        f"The checkpoint {checkpoint} does not say what it was trained on, so nothing can be replayed.",
+        "Name a data set: TRAJSEG_REPLAY_DATA=ref-youtube-vos:/data/ref-youtube-vos/train, or `replay_data` in the "
+        "checkpoint's config.json.",
+    )
+    return _named(checkpoint, "replay_data", DEFAULT_REPLAY, missing)
 
 
 def base_set_of(checkpoint: str | Path) -> str:
@@ -39,15 +36,12 @@ def base_set_of(checkpoint: str | Path) -> str:
         InputError: the checkpoint's config.json does not name it, and the checkpoint is not a built-in one.
         CheckpointError: there is no such checkpoint.
     """
-    config = checkpoint_config(checkpoint_folder(checkpoint))
-    data = config.get("base_set") or DEFAULT_BASE_SET.get(str(config.get("model_name")))
-    if not data:
-        raise InputError(
-            f"The checkpoint {checkpoint} does not say on what it must not get worse.",
-            "Name a data set: TRAJSEG_BASE_DATA=ref-youtube-vos:/data/ref-youtube-vos/valid, or `base_set` in the "
-            "checkpoint's config.json.",
-        )
-    return str(data)
+    missing = InputError(
+        f"The checkpoint {checkpoint} does not say on what it must not get worse.",
+        "Name a data set: TRAJSEG_BASE_DATA=ref-youtube-vos:/data/ref-youtube-vos/valid, or `base_set` in the "
+        "checkpoint's config.json.",
+    )
+    return _named(checkpoint, "base_set", DEFAULT_BASE_SET, missing)
 
 
 def check_own_data(checkpoint: str | Path, replay: str | None, base_set: str | None) -> None:
@@ -75,3 +69,12 @@ def check_own_data(checkpoint: str | Path, replay: str | None, base_set: str | N
         )
     if errors:
         raise errors[0]
+
+
+def _named(checkpoint: str | Path, key: str, shipped: Mapping[str, str], missing: InputError) -> str:
+    """The data set under this key of config.json, or that of a checkpoint that ships; raises `missing` without one."""
+    config = checkpoint_config(checkpoint_folder(checkpoint))
+    data = config.get(key) or shipped.get(str(config.get("model_name")))
+    if not data:
+        raise missing
+    return str(data)
