@@ -24,13 +24,13 @@ demo: install ## The main job on a shapes clip and on a real clip; results in de
 	$(BIN)/python scripts/demo.py
 
 test: install ## All quick tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e and not slow" -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e and not slow" -n 3 --dist loadfile --no-loadscope-reorder
 
 coverage: install ## The quick tests, with the share of the code that they run; fails below the floor in pyproject.toml
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e and not slow" -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e and not slow" -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
 
 test-slow: install ## The training recipe from nothing to a checkpoint, a few steps a stage
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 3 --dist worksteal
 
 e2e: install ## Real Label Studio in a real browser; screenshots in e2e-artifacts/
 	scripts/install_chromium.sh

@@ -17,6 +17,7 @@ import pytest
 
 from label_config import fill
 
+pytestmark = pytest.mark.slow
 TESTS = Path(__file__).parents[1]
 PROGRAM = [sys.executable, "-P", "-c", "from trajseg.cli import main; main()"]
 SECRETS = {

@@ -15,7 +15,7 @@ from trajseg.tracks.region_similarity import region_similarity
 from trajseg.video import open_clip, write_video
 
 pytestmark = pytest.mark.timeout(400)
-FRAMES = 60
+FRAMES = 40
 
 
 @pytest.fixture

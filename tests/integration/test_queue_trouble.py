@@ -14,7 +14,7 @@ from backend.reconcile import reconcile
 from backend.store import Job
 from tests.worker_bench import SECONDS, Bench
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 
 def settle(bench: Bench, job: Job, state: str) -> None:

@@ -175,6 +175,7 @@ def test_a_sentence_about_a_video_becomes_tracks(served: Served) -> None:
     assert len(list((served.folder / "data" / "media" / job["id"]).glob("*.jpg"))) == 12
 
 
+@pytest.mark.slow
 def test_without_label_studio_the_prediction_waits_and_nothing_complains(served: Served) -> None:
     job = served.wait_for(served.ask("anything green"), "done")
     # A job is done once its tracks are stored; only then is it delivered.
@@ -202,6 +203,7 @@ def test_a_running_job_can_be_cancelled_and_the_next_one_begins(served: Served) 
     assert served.job(job_id)["state"] == "cancelled"
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_started_again_and_its_job_is_done(served: Served) -> None:
     served.pace(0.5)
     job_id = served.ask("red, and the worker dies")
@@ -278,6 +280,7 @@ def test_ctrl_c_gives_a_long_job_back_and_leaves_no_process(served: Served) -> N
         assert store.execute("SELECT state FROM jobs WHERE id = ?", (job_id,)).fetchone() == ("queued",)
 
 
+@pytest.mark.slow
 def test_a_killed_serve_leaves_no_process_and_the_next_one_resumes(tmp_path: Path, tiny_clip: Any) -> None:
     first = ready(start(tmp_path, tiny_clip.path))
     first.pace(0.3)

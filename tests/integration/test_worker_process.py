@@ -28,6 +28,7 @@ def test_who_waits_in_front_of_the_page_is_served_first(bench: Bench) -> None:
     assert bench.output().count("is loaded") == 1
 
 
+@pytest.mark.slow
 def test_a_worker_waits_for_redis_and_finishes_its_job_before_it_stops(bench: Bench) -> None:
     worker = bench.worker()
     deadline = time.monotonic() + SECONDS

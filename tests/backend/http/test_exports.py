@@ -157,6 +157,7 @@ def test_the_jobs_page_offers_the_export_of_the_chosen_project(client: FlaskClie
     assert "/export" not in client.get("/page/jobs").text
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_project(store: Store, project: int) -> None:
     def peak(tasks: range) -> int:
         for task in tasks:

@@ -291,6 +291,7 @@ def test_an_assembled_checkpoint_answers_segments_and_captions(
     assert segmenter.caption(tiny_clip.path, drawn) is not None
 
 
+@pytest.mark.slow
 def test_an_assembled_checkpoint_is_trained_and_its_adapter_served_removed_and_merged(
     sources: tuple[Path, dict[str, State]], tmp_path: Path, tiny_clip: TinyClip
 ) -> None:

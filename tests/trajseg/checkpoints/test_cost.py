@@ -22,6 +22,7 @@ def full_size() -> Cost:
     return cost(trajseg_7b())
 
 
+@pytest.mark.slow
 def test_the_7b_model_costs_what_its_parts_are_known_to_cost(full_size: Cost) -> None:
     parts = {part.name: part for part in full_size.parts}
     assert parts["trajectory encoder"].parameters == pytest.approx(299e6, rel=0.01)
@@ -40,6 +41,7 @@ def test_parts_add_up_to_the_model() -> None:
     assert counted == sum(parameter.numel() for parameter in TrajSegModel.skeleton(config).parameters())
 
 
+@pytest.mark.slow
 def test_a_longer_clip_costs_more_in_the_masks_and_as_much_in_language() -> None:
     config = TrajSegConfig.tiny(vocab_size=60, seg_token_id=4)
     short, long = cost(config, frames=20), cost(config, frames=40)

@@ -165,6 +165,7 @@ def test_progress_reaches_its_total(clip: Clip, tiny_clip: Any) -> None:
     assert [done for done, _ in told] == sorted(done for done, _ in told)
 
 
+@pytest.mark.slow
 def test_a_new_track_is_carried_through_the_whole_clip_however_unsure_it_gets(clips: Path) -> None:
     """Nothing was predicted, so there is nothing to protect: a mark on one picture of a real clip is propagated."""
     clip = open_clip(clips / "yellow_box.mp4")
