@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,12 @@ os.environ.setdefault("TRAJSEG_WORKER_NICE", "0")
 for _name in SETTINGS:
     os.environ.pop(_name, None)
 TINY_WIDTH, TINY_HEIGHT, TINY_FRAMES, TINY_FPS = 96, 64, 12, 12.0
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests make a large heap; frozen, it is not searched for garbage again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

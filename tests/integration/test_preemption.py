@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,8 @@ import numpy as np
 import pytest
 
 from tests.worker_bench import SECONDS, Bench
-from trajseg.engines.registry import load_engine
 from trajseg.tracks.region_similarity import region_similarity
-from trajseg.video import open_clip, write_video
+from trajseg.video import write_video
 
 pytestmark = pytest.mark.timeout(400)
 FRAMES = 40
@@ -66,8 +66,10 @@ def test_a_prelabel_yields_to_corrections_and_resumes_where_it_was(bench: Bench,
     assert bench.output().count("yields after") == 2
     assert bench.output().count("resumes after") == 2
     assert not bench.store.partial.any(prelabel.id)
-    undisturbed = load_engine("trajseg-tiny").segment(open_clip(video), "the red square").result()
-    resumed = bench.store.jobs.result(prelabel.id)
+    whole = bench.ask("the red square", video=Path(shutil.copy(video, video.with_name("copy.mp4"))))
+    bench.queue.enqueue(whole)
+    bench.wait_for(whole, "done")
+    undisturbed, resumed = bench.store.jobs.result(whole.id), bench.store.jobs.result(prelabel.id)
     assert len(resumed.tracks) == len(undisturbed.tracks) == 1
     overlaps = [
         region_similarity(resumed.tracks[0].mask(index), undisturbed.tracks[0].mask(index)) for index in range(FRAMES)

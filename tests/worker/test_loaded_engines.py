@@ -245,6 +245,7 @@ def resident(settings: Settings, store: Store) -> Iterator[WorkerState]:
     kept.store.close()
 
 
+@pytest.mark.slow
 def test_two_real_engines_do_the_jobs_that_name_them(resident: WorkerState, store: Store, tiny_clip: Any) -> None:
     offered = OfferedEngines.from_settings(resident.settings)
     project = resident.store.projects.upsert(1, "http://127.0.0.1:9", "<View/>")

@@ -131,6 +131,7 @@ def test_get_shows_the_size_asks_and_fetches_no_code(hub: Any, tmp_path: Path) -
     assert hub.asked == []
 
 
+@pytest.mark.slow
 def test_files_without_a_hash_of_the_hubs_are_compared_with_what_was_noted_when_they_came(
     hub: Any, tmp_path: Path
 ) -> None:

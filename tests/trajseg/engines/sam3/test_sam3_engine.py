@@ -80,6 +80,7 @@ def test_a_phrase_of_more_tokens_than_it_reads_is_refused(sam3: Sam3Engine, tiny
         sam3.segment(tiny_clip.path, "red " * 31 + "square")
 
 
+@pytest.mark.slow
 def test_its_memory_is_flat_and_forgets_nothing_that_it_reads(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,6 +88,7 @@ def pixels(condition: Condition, scene: Scene, folder: Path, height: int = HEIGH
     return np.stack([frame for _, frame in clip.frames()])
 
 
+@pytest.mark.slow
 def test_whoever_knows_the_truth_has_full_marks_under_every_condition(tmp_path: Path) -> None:
     engine = Knowing()
     steps: list[tuple[int, int]] = []

@@ -215,6 +215,7 @@ def test_the_annotator_paints_only_frames_whose_masks_are_known(tmp_path: Path) 
     assert held_out.masks(["1"], held_out.scored).any(axis=(2, 3)).all(), "none is said to be absent"
 
 
+@pytest.mark.slow
 def test_harmful_labels_are_those_of_another_video(tmp_path: Path) -> None:
     posters = open_dataset("posters:train", DatasetOptions(count=30, height=64))
     clips = by_side(posters, {"train": 2, "held-out": 1})
@@ -235,6 +236,7 @@ def test_harmful_labels_are_those_of_another_video(tmp_path: Path) -> None:
         assert said <= {asked.text for asked in source.expressions} | {thing.caption for thing in source.objects}
 
 
+@pytest.mark.slow
 def test_every_corrected_video_that_is_held_out_can_be_scored(tmp_path: Path) -> None:
     posters = open_dataset("posters:train", DatasetOptions(count=60, height=64))
     folder = correct(by_side(posters, {"train": 0, "held-out": 4}), tmp_path / "corrections", expressions=1)

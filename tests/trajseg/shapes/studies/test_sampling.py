@@ -58,6 +58,7 @@ def test_what_cannot_be_looked_at_is_refused(segmenter: VideoSegmenter) -> None:
         Sampling(key_frames=0)
 
 
+@pytest.mark.slow
 def test_only_key_frames_get_a_prompt_while_the_language_model_sees_all_of_its_frames(
     answering: VideoSegmenter, tiny_clip: TinyClip, monkeypatch: pytest.MonkeyPatch
 ) -> None:

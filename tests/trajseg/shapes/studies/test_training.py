@@ -140,7 +140,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> JointRecipe:
     return recipe
 
 
-@pytest.mark.parametrize("integration", [True, False])
+@pytest.mark.parametrize("integration", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_an_arm_is_trained_into_a_checkpoint_of_its_own_and_resumes_after_a_stop(
     small: JointRecipe, integration: bool, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
