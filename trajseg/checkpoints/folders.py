@@ -10,7 +10,6 @@ from typing import Any
 
 from trajseg.checkpoints.catalogue import ENGINES
 from trajseg.errors import CheckpointError
-from trajseg.files import content_hash
 
 SHIPPED = Path(__file__).parent
 OWN_DATA = ("replay_data", "base_set")
@@ -51,18 +50,6 @@ def checkpoint_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise CheckpointError(f"{folder}/config.json is not a JSON object.", "Name the folder of a checkpoint.")
     return config
-
-
-def config_hashes(folder: Path) -> tuple[str, ...]:
-    """By which hashes of its config.json an adapter may name its base; a new one names the first.
-
-    The names of its data sets, `replay_data` and `base_set`, do not count: they may be added later.
-    """
-    config, as_it_is = checkpoint_config(folder), content_hash(folder / "config.json")
-    rest = {key: value for key, value in config.items() if key not in OWN_DATA}
-    # In transformers' form, so that it is the hash of a file to which the names were added.
-    without = hashlib.sha256(f"{json.dumps(rest, indent=2, sort_keys=True)}\n".encode()).hexdigest()
-    return (as_it_is, without) if len(rest) == len(config) else (without, as_it_is)
 
 
 def never_trained(folder: Path) -> list[str]:

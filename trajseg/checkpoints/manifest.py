@@ -27,7 +27,7 @@ class AdapterManifest:
     Args:
         model_version: engine, base and adapter: "trajseg-tiny/project-12@3".
         base: model version of the adapted checkpoint.
-        base_config: hash of its config.json (see `config_hashes`): an adapter fits only the base it was trained on.
+        base_config: hash of its config.json: an adapter fits only the base it was trained on (see BaseIdentity).
         data: "hash" of the corrections, and "clips", a list of {name, identity, side}.
         recipe: as stored by the training.
         seed: of the training.
@@ -35,6 +35,7 @@ class AdapterManifest:
         decision: of the gate; empty if there was none.
         files: SHA-256 of each file, by name.
         created: when, as ISO 8601.
+        base_weights: hash of the adapted checkpoint's weights; empty in manifests of earlier releases.
     """
 
     model_version: str
@@ -47,6 +48,7 @@ class AdapterManifest:
     decision: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
+    base_weights: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The content of the file."""
@@ -87,7 +89,13 @@ def read_manifest(folder: Path) -> AdapterManifest:
         form = json.loads(plain_bytes(folder / NAME))
         known = AdapterManifest.__dataclass_fields__
         manifest = AdapterManifest(**{name: value for name, value in form.items() if name in known})
-        for name, kind in (("model_version", str), ("base", str), ("base_config", str), ("files", dict)):
+        for name, kind in (
+            ("model_version", str),
+            ("base", str),
+            ("base_config", str),
+            ("base_weights", str),
+            ("files", dict),
+        ):
             if not isinstance(getattr(manifest, name), kind):
                 raise TypeError(f"its `{name}` is not of type {kind.__name__}")
         return manifest

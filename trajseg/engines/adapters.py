@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from trajseg.checkpoints.base_identity import BaseIdentity
 from trajseg.checkpoints.manifest import NAME, AdapterManifest, checked_files
 from trajseg.errors import CheckpointError
 
@@ -76,11 +77,11 @@ class AdaptedModel:
 
     Args:
         model: the base; while an adapter is in, some of its tensors are replaced but none is changed.
-        base_configs: hashes of the base's config.json; see `config_hashes`.
+        base: an adapter of another one is refused.
     """
 
-    def __init__(self, model: nn.Module, base_configs: tuple[str, ...]) -> None:
-        self.model, self.base_configs = model, base_configs
+    def __init__(self, model: nn.Module, base: BaseIdentity) -> None:
+        self.model, self.base = model, base
         self.current: Adapter | None = None
         self._loaded: dict[Path, tuple[int, Adapter]] = {}
         self._undo: list[Callable[[], None]] = []
@@ -123,10 +124,10 @@ class AdaptedModel:
         self._settled = True
 
     def _put_in(self, adapter: Adapter) -> None:
-        if adapter.manifest.base_config not in self.base_configs:
+        if not self.base.fits(adapter.manifest):
             raise CheckpointError(
                 f"{adapter.manifest.model_version} was trained on another {adapter.manifest.base}.",
-                "Serve the checkpoint it was trained on, or train the project again.",
+                "Serve the checkpoint it was trained on, roll back, or train the project again.",
             )
         try:
             for layer, (a, b) in adapter.lora.items():

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trajseg.checkpoints.folders import checkpoint_folder, config_hashes
+from trajseg.checkpoints.base_identity import BaseIdentity
+from trajseg.checkpoints.folders import checkpoint_folder
 from trajseg.correction.memory import MemoryPropagator
 from trajseg.engines.adapters import AdaptedModel, Adapter
 from trajseg.engines.base import (
@@ -77,7 +78,7 @@ class VideoSegmenter:
         weights: AdaptedModel | None = None,
         adapter: Adapter | None = None,
     ) -> None:
-        self._weights = weights or AdaptedModel(model, ())
+        self._weights = weights or AdaptedModel(model, BaseIdentity())
         self._adapter = adapter
         self.model = model
         self.processor = processor
@@ -111,7 +112,7 @@ class VideoSegmenter:
         """
         folder, device = checkpoint_folder(name), chosen(device)
         model = TrajSegModel.from_pretrained(folder, chosen_dtype(dtype, device), device, four_bit)
-        weights = AdaptedModel(model, config_hashes(folder))
+        weights = AdaptedModel(model, BaseIdentity.of(folder))
         return cls(model, TrajSegProcessor.from_pretrained(folder), model.config.model_name, weights=weights)
 
     @property

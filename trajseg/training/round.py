@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from trajseg import __version__
-from trajseg.checkpoints.folders import checkpoint_config, checkpoint_folder, config_hashes
+from trajseg.checkpoints.base_identity import BaseIdentity
+from trajseg.checkpoints.folders import checkpoint_config, checkpoint_folder
 from trajseg.checkpoints.manifest import AdapterManifest, publish, read_manifest, record_decision
 from trajseg.checkpoints.own_data import base_set_of, check_own_data
 from trajseg.data.corrections import Corrections, EmptySideError
@@ -200,8 +201,9 @@ def _with_blend(decision: GateDecision, first: GateDecision, blend: float, earli
 
 def _measured_on(task: RoundTask, base_set: Dataset | None) -> Mapping[str, Any]:
     """What scores on the base set depend on, besides the adapter."""
+    base = BaseIdentity.of(checkpoint_folder(task.checkpoint))
     return {
-        "base": config_hashes(checkpoint_folder(task.checkpoint))[0],
+        "base": [base.configs[0], base.weights],
         "set": "" if base_set else task.base_set or base_set_of(task.checkpoint),
         "options": dataclasses.asdict(BASE_OPTIONS),
         "per_clip": PER_CLIP["base"],
@@ -243,6 +245,7 @@ def by_video(scores: ScoresByClip, videos: Mapping[str, str]) -> ScoresByClip:
 
 def _manifest(task: RoundTask, blended: FinetuneRecipe, corrections: Path) -> AdapterManifest:
     base, clips = checkpoint_folder(task.checkpoint), []
+    identity = BaseIdentity.of(base)
     recipe = json.loads((Path(task.work) / RECIPE).read_text(encoding="utf-8"))
     # What the loop itself does not know.
     recipe |= {name: dataclasses.asdict(blended)[name] for name in ("replay", "variety", "blend")}
@@ -254,12 +257,13 @@ def _manifest(task: RoundTask, blended: FinetuneRecipe, corrections: Path) -> Ad
     return AdapterManifest(
         model_version=task.model_version,
         base=str(checkpoint_config(base)["model_name"]),
-        base_config=config_hashes(base)[0],
+        base_config=identity.configs[0],
         data={"hash": content_hash(corrections / "manifest.json"), "clips": clips},
         recipe=recipe,
         seed=task.seed,
         code_version=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        base_weights=identity.weights,
     )
 
 

@@ -25,6 +25,8 @@ from backend.service.training import relabelling
 from backend.store.models import ModelVersion
 from backend.store.params import FinetuneParams
 from backend.store.versions import PROMOTED
+from trajseg.checkpoints.base_identity import BaseIdentity
+from trajseg.checkpoints.folders import checkpoint_folder
 from trajseg.checkpoints.manifest import NAME as MANIFEST
 from trajseg.checkpoints.manifest import read_manifest
 from trajseg.errors import CancelledError, InputError, ServiceError, StoreError, TrajSegError
@@ -138,7 +140,7 @@ def _task(
     from trajseg.training.round import RoundTask, task_to_json
 
     settings = context.settings
-    served = context.store.versions.served(context.job.project_id, version.base)
+    served = _comparable(context, version)
     task = RoundTask(
         checkpoint=context.params.engine or settings.model,
         corrections=str(corrections.resolve()),
@@ -161,6 +163,18 @@ def _task(
     # In the form in which it is read back from the file, with lists for tuples.
     form: dict[str, Any] = json.loads(json.dumps(task_to_json(task)))
     return form
+
+
+def _comparable(context: JobContext[FinetuneParams], version: ModelVersion) -> ModelVersion | None:
+    """The serving version; None if that is the base, or the base was replaced by another one since."""
+    served = context.store.versions.served(context.job.project_id, version.base)
+    if served is None:
+        return None
+    base = BaseIdentity.of(checkpoint_folder(context.params.engine or context.settings.model))
+    if base.fits(read_manifest(context.settings.data_dir / served.folder)):
+        return served
+    log.warning("%s was trained on another %s: the new version is compared with the base", served.name, version.base)
+    return None
 
 
 def _begun_with(work: Path) -> Any:

@@ -31,7 +31,7 @@ from trajseg import VideoSegmenter
 from trajseg.checkpoints.folders import checkpoint_folder
 from trajseg.checkpoints.manifest import AdapterManifest, publish
 from trajseg.data.registry import DatasetOptions, open_dataset
-from trajseg.files import content_hash
+from trajseg.files import content_hash, write_json
 from trajseg.shapes.evaluation.annotator import by_side, correct
 from trajseg.tracks import Result
 from trajseg.training.adapters import HEADS, LoraSettings, prepare, save_adapter
@@ -290,6 +290,30 @@ def test_a_promotion_labels_again_even_if_its_worker_dies_at_once(
     assert world.store.jobs.get(job.id).state == "done"
     [again] = world.store.jobs.newest(state="queued")
     assert (again.kind, again.task_id, again.model_version) == ("prelabel", 1, "trajseg-tiny/project-12@1")
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_version_of_a_replaced_base_is_not_compared_with(
+    world: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: bool
+) -> None:
+    """Otherwise such a project could never be trained again: its serving adapter does not fit the base."""
+    monkeypatch.setattr(finetune, "_run", promoting(adapter(tmp_path / "made")))
+    run(training(world).id)
+    served = world.store.versions.served(world.project.id, BASE)
+    if replaced:
+        path = world.settings.data_dir / served.folder / "manifest.json"
+        write_json(path, {**json.loads(path.read_text()), "base_weights": "another"})
+    tasks = []
+
+    def child(context: Any, work: Path) -> None:
+        tasks.append(json.loads((work / "task.json").read_text()))
+        promoting(tmp_path / "made")(context, work)
+
+    monkeypatch.setattr(finetune, "_run", child)
+    run(training(world).id)
+    [task] = tasks
+    assert task["served_version"] == (BASE if replaced else served.name)
+    assert (task["served"] is None) == replaced
 
 
 def test_a_training_names_the_corrections_that_it_left_out(
