@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from trajseg.checkpoints.base_identity import BaseIdentity
+from trajseg.checkpoints.folders import SHIPPED
 from trajseg.checkpoints.manifest import WEIGHTS, read_manifest
 from trajseg.data.corrections import Corrections
 from trajseg.data.sides import side_of
@@ -160,5 +162,7 @@ def test_a_candidate_that_forgets_is_blended_with_the_base_and_compared_again(
     assert words in decision.reason
     manifest = read_manifest(tmp_path / "1")
     assert manifest.recipe["blend"] == blend
+    assert manifest.base_weights
+    assert BaseIdentity.of(SHIPPED / "trajseg-tiny").fits(manifest)
     assert manifest.decision["reason"] == decision.reason
     assert reported[-1][0] == reported[-1][1]
