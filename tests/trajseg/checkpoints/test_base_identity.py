@@ -21,7 +21,7 @@ WIDE = 5000
 
 def weights() -> dict[str, np.ndarray]:
     rows = np.random.default_rng(0).normal(size=(2, WIDE)).astype(np.float32)
-    return {"a": rows[0], "b": rows[1].reshape(2, -1), "c": np.float32(3)[None]}
+    return {"a": rows[0], "b": rows[1].reshape(2, -1), "c": np.full(1, 3, np.float32)}
 
 
 def test_the_hash_does_not_depend_on_the_files_that_hold_the_tensors(tmp_path: Path) -> None:
