@@ -17,19 +17,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
-from statistics import variance as variance_of
 from typing import Any
-
-import numpy as np
-from scipy import stats
 
 from trajseg.data.sides import MIN_HELD_OUT, videos_to_hold_out
 from trajseg.errors import InputError
+from trajseg.training.gain_interval import MOST_CLIPS, Interval, IntervalRules, confidence_interval, missing_clips
 
 ScoresByClip = Mapping[str, Sequence[float]]
 """J&F of each expression of a clip, 0 to 1, by clip name; at least one, in the same order for both models."""
-MOST_CLIPS = 100
-"""Most held-out videos up to which the number of missing ones is extrapolated."""
 UNSEEN_LOSSES = 1
 """So many more expressions that lose all of their J&F must not undo the gain on the project.
 
@@ -43,36 +38,16 @@ As a condition it would refuse most small gains, so one that does not outlast th
 
 
 @dataclass(frozen=True)
-class GateRules:
+class GateRules(IntervalRules):
     """What a candidate must show.
 
     Args:
-        confidence: of the interval, two-sided.
         min_clips: minimum number of the project's held-out videos.
         margin: the mean J&F on the base set must fall by less than this.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
     """
 
-    confidence: float = 0.95
     min_clips: int = MIN_HELD_OUT
     margin: float = 0.02
-    resamples: int = 4000
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over clips and its confidence interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    @property
-    def above_zero(self) -> bool:
-        """Whether all of it lies above zero, to the three digits that a decision shows."""
-        return round(self.low, 3) > 0
 
 
 @dataclass(frozen=True)
@@ -261,77 +236,6 @@ def _not_ruled_out(project: Sequence[ClipPair], expressions: int, corrected: int
 
 def _videos(count: int) -> str:
     return "video" if count == 1 else "videos"
-
-
-def confidence_interval(gains: Sequence[Sequence[float]], rules: GateRules = GateRules()) -> Interval:
-    """The mean gain over clips and its confidence interval, -1 to 1.
-
-    On either side it is the wider of two intervals. The first is a percentile bootstrap on two levels, which draws
-    clips and then expressions of each. The second is Student's, because a bootstrap of three clips cannot reach beyond
-    their extremes. Student's variance is the sum of the variances between clips and between a clip's expressions, with
-    Satterthwaite's degrees of freedom. So three clips with many expressions say more than three numbers. If the clips
-    differ much more than their expressions, or have one each, it is the plain Student's interval.
-
-    Args:
-        gains: of the expressions of each clip; at least one clip, and one expression each.
-    """
-    count = len(gains)
-    if not count or not all(len(each) for each in gains):
-        raise InputError("There are no scores to average.", "Measure at least one clip, with one expression.")
-    mean = fmean(fmean(each) for each in gains)
-    if count == 1:
-        return Interval(mean, -1.0, 1.0)
-    tail = (1 - rules.confidence) / 2
-    low, high = np.quantile(_resampled(gains, rules), [tail, 1 - tail])
-    variance, freedom = _variance(gains)
-    reach = float(-stats.t.ppf(tail, freedom)) * math.sqrt(variance) if variance else 0.0
-    return Interval(mean, max(-1.0, min(float(low), mean - reach)), min(1.0, max(float(high), mean + reach)))
-
-
-def _resampled(gains: Sequence[Sequence[float]], rules: GateRules) -> np.ndarray:
-    """Means of resampled clips and expressions, [resamples]."""
-    rng, count = np.random.default_rng(rules.seed), len(gains)
-    # For each clip, means over resampled expressions; each time a clip is drawn it gives one. [clips, resamples]
-    means = np.stack(
-        [np.asarray(each, float)[rng.integers(0, len(each), (rules.resamples, len(each)))].mean(1) for each in gains]
-    )
-    drawn = (rules.resamples, count)
-    return means[rng.integers(0, count, drawn), rng.integers(0, rules.resamples, drawn)].mean(1)
-
-
-def _variance(gains: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """Variance of the mean over two or more clips, and its degrees of freedom (Satterthwaite 1946)."""
-    count, sizes = len(gains), [len(each) for each in gains]
-    within_share = 1 - fmean(1 / size for size in sizes)
-    between = variance_of([fmean(each) for each in gains]) / count
-    spare = sum(sizes) - count
-    squares = sum((value - fmean(each)) ** 2 for each in gains for value in each)
-    within = within_share * squares / spare * fmean(1 / size for size in sizes) / count if spare else 0.0
-    total = between + within
-    if not total:
-        return 0.0, 1.0
-    return total, total**2 / (between**2 / (count - 1) + (within**2 / spare if spare else 0.0))
-
-
-def missing_clips(gains: Sequence[Sequence[float]], rules: GateRules = GateRules()) -> int | None:
-    """How many more held-out clips would make this mean gain significant, with the same variance.
-
-    Args:
-        gains: as for `confidence_interval`, of at least two clips.
-
-    Returns:
-        0: these are enough. None: there is no gain, or more than MOST_CLIPS would be needed.
-    """
-    count, mean = len(gains), fmean(fmean(each) for each in gains)
-    if mean <= 0:
-        return None
-    variance, freedom = _variance(gains)
-    tail = (1 - rules.confidence) / 2
-    for clips in range(count, MOST_CLIPS + 1):
-        quantile = float(-stats.t.ppf(tail, freedom * (clips - 1) / (count - 1)))
-        if quantile * math.sqrt(variance * count / clips) < mean:
-            return clips - count
-    return None
 
 
 def _gains(served: ScoresByClip, candidate: ScoresByClip, what: str) -> list[list[float]]:

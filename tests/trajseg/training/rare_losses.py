@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from trajseg.training.gate import RULED_OUT, UNSEEN_LOSSES, ClipPair, GateRules, confidence_interval, outlasts
+from trajseg.training.gain_interval import IntervalRules, confidence_interval
+from trajseg.training.gate import RULED_OUT, UNSEEN_LOSSES, ClipPair, outlasts
 
 MEASURED = (
     (-3, -6, 39, 75, 27, 34, -3, 8),
@@ -29,7 +30,7 @@ MEASURED = (
 """Gains in hundredths of J&F of the candidate of a project of 40 corrected videos, expression by expression, on its 12
 held-out videos; the base had 0.26 (docs/learning.md, `make proof-learning ARGS=--full`).
 """
-RULES = GateRules(resamples=200)
+RULES = IntervalRules(resamples=200)
 ROWS = (0, UNSEEN_LOSSES, RULED_OUT)
 Candidate = Callable[[np.random.Generator, int, int], tuple[np.ndarray, float]]
 """Gains [clips, expressions] of one candidate, and the served J&F."""

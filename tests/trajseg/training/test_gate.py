@@ -13,10 +13,8 @@ from trajseg.training.gate import (
     ClipPair,
     GateRules,
     clips_to_outlast,
-    confidence_interval,
     decide,
     gains_enough,
-    missing_clips,
     outlasts,
     too_few_videos,
 )
@@ -166,9 +164,6 @@ def test_a_gain_that_may_be_chance_says_how_many_videos_would_show_it() -> None:
     assert not decision.promoted
     assert "the gain may be chance. A gain of this size needs about 4 more corrected videos to show." in decision.reason
     assert decision.needs_videos == 4
-    assert missing_clips([[0.1], [0.11], [0.09]]) == 0
-    assert missing_clips([[-0.1], [-0.2]]) is None
-    assert missing_clips([[0.3], [-0.31], [0.02]]) is None, "beyond what can be extrapolated"
     nothing = decide(served, scores(np.full(3, 0.4)), BASE, BASE)
     assert nothing.needs_videos == 0
     assert "needs" not in nothing.reason
@@ -280,18 +275,3 @@ def test_a_gain_too_small_to_be_shown_is_not_promoted() -> None:
     served = scores(np.full((3, 20), 0.5))
     assert not decide(served, scores(np.full((3, 20), 0.5004)), BASE, BASE).promoted
     assert decide(served, scores(np.full((3, 20), 0.51)), BASE, BASE).promoted
-
-
-@pytest.mark.parametrize(("clips", "expressions"), [(3, 1), (5, 1), (30, 1), (3, 8), (5, 4)])
-@pytest.mark.parametrize("between", [0.0, 0.1])
-def test_intervals_cover_the_true_mean_as_often_as_they_say(clips: int, expressions: int, between: float) -> None:
-    rng, covered = np.random.default_rng(clips), 0
-    for _ in range(300):
-        gains = 0.1 + rng.normal(0, between, (clips, 1)) + rng.normal(0, 0.2, (clips, expressions))
-        interval = confidence_interval(gains.tolist(), GateRules(resamples=500))
-        covered += interval.low <= 0.1 <= interval.high
-    assert covered / 300 > 0.92
-
-
-def test_one_clip_tells_nothing() -> None:
-    assert confidence_interval([[0.3, 0.3]]).low == -1.0
