@@ -23,7 +23,8 @@ from trajseg.checkpoints.folders import checkpoint_folder
 from trajseg.checkpoints.manifest import AdapterManifest, publish
 from trajseg.files import content_hash
 from trajseg.shapes.dataset import ShapesDataset
-from trajseg.training.adapters import HEADS, SIGHT, LoraSettings, prepare, save_adapter
+from trajseg.training.adapter_folder import save_adapter
+from trajseg.training.adapters import HEADS, SIGHT, LoraSettings, prepare
 
 BASE = "trajseg-tiny"
 WHOLE = (*HEADS, *SIGHT)

@@ -96,7 +96,7 @@ def merge(checkpoint: str, adapter: Path, out: Path, half: bool, name: str | Non
 
     from trajseg.checkpoints.own_data import DEFAULT_BASE_SET, DEFAULT_REPLAY
     from trajseg.engines.trajseg import VideoSegmenter
-    from trajseg.training.adapters import merge_adapter, name_after
+    from trajseg.training.adapter_folder import merge_adapter, name_after
 
     base = VideoSegmenter.from_pretrained(checkpoint, device="cpu")
     before = base.model.config.model_name

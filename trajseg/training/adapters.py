@@ -1,4 +1,4 @@
-"""Which parameters joint training updates: LoRA in the language model, some modules in full; and their PEFT folder.
+"""Which parameters joint training updates: LoRA in the language model, and some modules in full.
 
     W x  ->  W x + (alpha / r) B A x        W is frozen; A (r, in) and B (out, r) are trained, B from zero
 
@@ -8,19 +8,13 @@ head of the trajectory tokens, content integration, the mask decoder and the tra
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
-from peft import LoraConfig, PeftModel, get_peft_model_state_dict, inject_adapter_in_model
-from safetensors.torch import load_file
-from safetensors.torch import save as tensor_bytes
-from torch import Tensor, nn
+from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
 
-from trajseg.errors import CheckpointError
-from trajseg.files import content_hash
 from trajseg.model import TrajSegConfig, TrajSegModel
 from trajseg.model.config import TrajectoryEncoderShape
 from trajseg.model.trajectory_encoder import TrajectoryEncoder
@@ -73,7 +67,7 @@ def prepare(
     model.requires_grad_(False).eval()
     language: nn.Module = model.language_model
     if lora is not None:
-        inject_adapter_in_model(_peft_config(lora), model)
+        inject_adapter_in_model(peft_config(lora), model)
         adapters = [p for name, p in language.named_parameters() if "lora_" in name]
         for parameter in adapters:
             parameter.requires_grad_(True)
@@ -84,7 +78,7 @@ def prepare(
         parts = {"language model": [p for p in language.parameters() if p not in words]}
     language.train()
     for part in whole:
-        modules = [model.get_submodule(name) for name in PARTS[part] if _has(model, name)]
+        modules = [model.get_submodule(name) for name in module_names(model, [part])]
         for module in modules:
             module.requires_grad_(True).train()
         if modules:
@@ -108,87 +102,6 @@ def add_trajectory_encoder(model: TrajSegModel) -> None:
     model.spi_module = TrajectoryEncoder(shaped, vision.hidden_size, width).to(model.device, model.dtype)
 
 
-def save_adapter(
-    model: TrajSegModel, lora: LoraSettings, base: str, folder: Path, whole: Sequence[str] = tuple(WHOLE)
-) -> None:
-    """Writes a PEFT folder: the adapters, and the parts trained in full as its `modules_to_save`.
-
-    Args:
-        base: name or folder of the adapted checkpoint.
-        whole: as given to `prepare`.
-        folder: receives adapter_config.json, adapter_model.safetensors, and config.json of the adapted model.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    names = [name for part in whole for name in PARTS[part] if _has(model, name)]
-    weights = dict(get_peft_model_state_dict(model, save_embedding_layers=False))
-    for name in names:
-        weights |= {f"{name}.{key}": tensor for key, tensor in model.get_submodule(name).state_dict().items()}
-    prefixed = {f"base_model.model.{name}": tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    _save_tensors(prefixed, folder / "adapter_model.safetensors")
-    config = _peft_config(lora, base_model_name_or_path=base, modules_to_save=names, inference_mode=True)
-    config.save_pretrained(str(folder))
-    model.config.save_pretrained(folder)
-
-
-def blend_adapter(folder: Path, start: Mapping[str, Tensor], share: float) -> None:
-    """Moves an adapter in its PEFT folder back towards its start: start + share x (trained - start), tensor by tensor.
-
-    Models between a start and its fine-tuned version lose less of the former and keep most of what the latter learned
-    (Wortsman et al. 2022, robust fine-tuning of zero-shot models).
-
-    Args:
-        start: the tensors before training by name, as in a state_dict.
-        share: 1 leaves the adapter unchanged.
-    """
-    path, prefix = folder / "adapter_model.safetensors", "base_model.model."
-    weights = load_file(path)
-    for key, tensor in weights.items():
-        if ".lora_B" in key:
-            weights[key] = tensor * share
-        elif ".lora_A" not in key and tensor.is_floating_point():
-            before = start[key.removeprefix(prefix)].to("cpu", tensor.dtype)
-            weights[key] = torch.lerp(before, tensor, share)
-    _save_tensors(weights, path)
-
-
-def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Writes a safetensors file; its bytes are written here, since the library raises no OSError on a full disk."""
-    path.write_bytes(tensor_bytes(dict(tensors), metadata={"format": "pt"}))
-
-
-def merge_adapter(model: TrajSegModel, folder: Path) -> TrajSegModel:
-    """The model with a PEFT folder's adapters merged into its weights and the fully trained parts replaced.
-
-    Raises:
-        CheckpointError: the folder is not an adapter of this model.
-    """
-    if not (folder / "adapter_config.json").is_file():
-        raise CheckpointError(
-            f"{folder} is not an adapter: adapter_config.json is missing.",
-            "Name the folder `adapter` that `trajseg train joint --lora` wrote.",
-        )
-    if TrajSegConfig.from_pretrained(folder).trajectory_encoder is not None:
-        add_trajectory_encoder(model)
-    try:
-        merged: TrajSegModel = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"The adapter in {folder} does not fit this checkpoint: {error}", "Merge it into the one it was trained on."
-        ) from error
-    return merged.eval()
-
-
-def name_after(model: TrajSegModel, changes: Path) -> None:
-    """Gives changed weights a model version of their own: the base's, and the start of a file's hash.
-
-    Predictions, adapters and kept scores of two models with the same configuration could not be told apart otherwise.
-
-    Args:
-        changes: the file that determines the changed weights.
-    """
-    model.config.model_name = f"{model.config.model_name}-{content_hash(changes)[:8]}"
-
-
 def recompute_layers(model: TrajSegModel) -> None:
     """Recomputes the language model's layers and the trajectory encoder's rounds in the backward pass."""
     if model.config.trajectory_encoder is not None:
@@ -196,7 +109,8 @@ def recompute_layers(model: TrajSegModel) -> None:
     model.language_model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
 
-def _peft_config(lora: LoraSettings, **more: Any) -> LoraConfig:
+def peft_config(lora: LoraSettings, **more: Any) -> LoraConfig:
+    """The adapters as PEFT describes them; `more` are further fields of its configuration."""
     return LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -207,9 +121,7 @@ def _peft_config(lora: LoraSettings, **more: Any) -> LoraConfig:
     )
 
 
-def _has(model: nn.Module, name: str) -> bool:
-    try:
-        model.get_submodule(name)
-    except AttributeError:
-        return False
-    return True
+def module_names(model: nn.Module, parts: Sequence[str]) -> list[str]:
+    """Names of the modules of these PARTS that the model has."""
+    names = {name for name, _ in model.named_modules(remove_duplicate=False)}
+    return [name for part in parts for name in PARTS[part] if name in names]

@@ -81,7 +81,8 @@ def main(path: Path, lease: Lease) -> int:
 
 
 def _run(path: Path, lease: Lease) -> int:
-    from trajseg.training.round import run_round, task_from_json
+    from trajseg.training.round import run_round
+    from trajseg.training.round_task import task_from_json
 
     os.nice(NICENESS)
     folder, last = path.parent, 0.0

@@ -20,7 +20,8 @@ from trajseg.data.rehearsal import UNVARIED, Rehearsal, Variety
 from trajseg.data.samples import Mixture, Source
 from trajseg.model import TrajSegModel
 from trajseg.model.device import free_unused
-from trajseg.training.adapters import ADAPTERS, HEADS, LoraSettings, blend_adapter
+from trajseg.training.adapter_folder import blend_adapter
+from trajseg.training.adapters import ADAPTERS, HEADS, LoraSettings
 from trajseg.training.joint import LossWeights
 from trajseg.training.recipes import JointRecipe, Precision, train_jointly
 from trajseg.training.run import Schedule, StepsDone, Stop

@@ -15,15 +15,8 @@ from trajseg.data.samples import ClipSamples, Mixture, Sample, Samples, Source
 from trajseg.engines.trajseg import VideoSegmenter
 from trajseg.errors import InputError
 from trajseg.files import content_hash
-from trajseg.training.adapters import (
-    WHOLE,
-    LoraSettings,
-    add_trajectory_encoder,
-    name_after,
-    prepare,
-    recompute_layers,
-    save_adapter,
-)
+from trajseg.training.adapter_folder import name_after, save_adapter
+from trajseg.training.adapters import WHOLE, LoraSettings, add_trajectory_encoder, prepare, recompute_layers
 from trajseg.training.feed import Feed
 from trajseg.training.joint import JointTraining, LossWeights
 from trajseg.training.kept_settings import keep_settings

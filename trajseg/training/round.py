@@ -32,8 +32,9 @@ from trajseg.evaluation.paired import Measured, draw_differences, measure
 from trajseg.files import content_hash
 from trajseg.training.base_scores import BaseScores
 from trajseg.training.finetune import FinetuneRecipe, finetune
-from trajseg.training.gate import GateDecision, GateRules, ScoresByClip, decide, gains_enough, too_few_videos
+from trajseg.training.gate import GateDecision, ScoresByClip, decide, gains_enough, too_few_videos
 from trajseg.training.kept_settings import RECIPE
+from trajseg.training.round_task import RoundTask
 from trajseg.training.run import StepsDone, Stop
 
 BASE_OPTIONS = DatasetOptions(count=24, seed=9000, height=160, if_drawn=True)
@@ -48,44 +49,6 @@ PICTURE = "differences.png"
 
 class StoppedError(Exception):
     """The round was asked to stop; it resumes when it is run again."""
-
-
-@dataclasses.dataclass(frozen=True)
-class RoundTask:
-    """The input of a round. Paths are text, so that it can be passed to another process as JSON.
-
-    Args:
-        checkpoint: name or folder of the base.
-        corrections: folder that `trajseg export --format trajseg` wrote.
-        work: folder for the training's state; the round resumes from what it finds there.
-        target: folder to which the adapter is published.
-        model_version: of the new version.
-        served: folder of the adapter that serves now; None: the base.
-        served_version: its model version.
-        replay, base_set: data sets, as named in --data; None: the checkpoint's own.
-        recipe, rules: of the training and of the gate.
-        seed: of the training.
-        device: torch's name; None: a GPU if there is one.
-        dtype, four_bit: of the weights when the two models are compared, as when serving; see VideoSegmenter.
-        cache: folder that keeps versions' scores on base sets, for later rounds; None: nothing is kept.
-    """
-
-    checkpoint: str
-    corrections: str
-    work: str
-    target: str
-    model_version: str
-    served: str | None = None
-    served_version: str = ""
-    replay: str | None = None
-    base_set: str | None = None
-    recipe: FinetuneRecipe = dataclasses.field(default_factory=FinetuneRecipe)
-    rules: GateRules = dataclasses.field(default_factory=GateRules)
-    seed: int = 0
-    device: str | None = None
-    dtype: str = ""
-    four_bit: bool = False
-    cache: str | None = None
 
 
 def run_round(
@@ -265,22 +228,3 @@ def _manifest(task: RoundTask, blended: FinetuneRecipe, corrections: Path) -> Ad
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         base_weights=identity.weights,
     )
-
-
-def task_to_json(task: RoundTask) -> dict[str, Any]:
-    """A task as JSON, for another process."""
-    return dataclasses.asdict(task)
-
-
-def task_from_json(form: Mapping[str, Any]) -> RoundTask:
-    """The task of `task_to_json`."""
-    from trajseg.data.rehearsal import Variety
-    from trajseg.data.samples import Mixture
-    from trajseg.training.adapters import LoraSettings
-    from trajseg.training.joint import LossWeights
-
-    recipe = dict(form["recipe"])
-    recipe |= {"mixture": Mixture(**recipe["mixture"]), "lora": LoraSettings(**recipe["lora"])}
-    recipe |= {"variety": Variety(**recipe["variety"]), "weights": LossWeights(**recipe["weights"])}
-    recipe["milder_blends"] = tuple(recipe["milder_blends"])
-    return RoundTask(**{**form, "recipe": FinetuneRecipe(**recipe), "rules": GateRules(**form["rules"])})

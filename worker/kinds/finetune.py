@@ -137,7 +137,7 @@ def _task(
 ) -> dict[str, Any]:
     """The child's task. The recipe depends on the base: a small model's on a CPU, or FULL_SIZE."""
     from trajseg.training.finetune import recipe_for
-    from trajseg.training.round import RoundTask, task_to_json
+    from trajseg.training.round_task import RoundTask, task_to_json
 
     settings = context.settings
     served = _comparable(context, version)

@@ -46,7 +46,7 @@ from trajseg.model.trajectory_encoder import TrajectoryEncoder
 from trajseg.model.weights import Weights
 from trajseg.shapes.samples import ShapesSamples
 from trajseg.tracks import MaskTrack
-from trajseg.training.adapters import merge_adapter
+from trajseg.training.adapter_folder import merge_adapter
 from trajseg.training.recipes import JointRecipe, train_jointly
 from trajseg.training.run import Schedule
 

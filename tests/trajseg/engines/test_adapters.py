@@ -20,7 +20,8 @@ from trajseg.checkpoints.manifest import AdapterManifest, publish, read_manifest
 from trajseg.engines.adapters import AdaptedModel, Adapter
 from trajseg.errors import CheckpointError
 from trajseg.model import TrajSegModel
-from trajseg.training.adapters import HEADS, LoraSettings, blend_adapter, merge_adapter, prepare, save_adapter
+from trajseg.training.adapter_folder import blend_adapter, merge_adapter, save_adapter
+from trajseg.training.adapters import HEADS, LoraSettings, prepare
 
 LORA = LoraSettings(dropout=0.0)
 TINY = BaseIdentity(("tiny",))

@@ -22,7 +22,7 @@ from trajseg.training import child
 from trajseg.training import round as rounds
 from trajseg.training.child import BUSY, DECISION, ERROR, LOCK, NOT_STORED, STOPPED, Lease, is_running
 from trajseg.training.gate import GateDecision
-from trajseg.training.round import RoundTask, task_to_json
+from trajseg.training.round_task import RoundTask, task_to_json
 from trajseg.training.run import Schedule, train
 
 DECIDED = GateDecision(False, "Not promoted.")

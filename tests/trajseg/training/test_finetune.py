@@ -29,7 +29,8 @@ from trajseg.training.finetune import FULL_SIZE, FinetuneRecipe, finetune
 from trajseg.training.gate import GateRules
 from trajseg.training.joint import LossWeights
 from trajseg.training.recipes import Trained, learning_rates
-from trajseg.training.round import PER_CLIP, RoundTask, run_round, task_from_json, task_to_json
+from trajseg.training.round import PER_CLIP, run_round
+from trajseg.training.round_task import RoundTask, task_from_json, task_to_json
 
 QUICK = FinetuneRecipe(
     steps=3, lr=3e-3, batch=2, micro=1, frames=2, warmup=1, mixture=Mixture(0.0, 0.0, 0.0, 0.3), save_minutes=0.0

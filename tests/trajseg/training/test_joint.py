@@ -29,16 +29,8 @@ from trajseg.model import TrajSegConfig, TrajSegModel
 from trajseg.model.content_integration import IntegrationLayer
 from trajseg.model.mask_decoder import FrameFeatures
 from trajseg.shapes.samples import ShapesSamples
-from trajseg.training.adapters import (
-    HEADS,
-    SIGHT,
-    LoraSettings,
-    add_trajectory_encoder,
-    merge_adapter,
-    prepare,
-    recompute_layers,
-    save_adapter,
-)
+from trajseg.training.adapter_folder import merge_adapter, save_adapter
+from trajseg.training.adapters import HEADS, SIGHT, LoraSettings, add_trajectory_encoder, prepare, recompute_layers
 from trajseg.training.health import gradient_norms
 from trajseg.training.joint import JointTraining, LossWeights
 from trajseg.training.recipes import JointRecipe, train_jointly

@@ -24,7 +24,8 @@ from trajseg.tracks.trust import Trust
 from trajseg.training import round as rounds
 from trajseg.training.finetune import FULL_SIZE, FinetuneRecipe
 from trajseg.training.gate import GateRules
-from trajseg.training.round import RoundTask, by_video, run_round, task_from_json, task_to_json, videos_of
+from trajseg.training.round import by_video, run_round, videos_of
+from trajseg.training.round_task import RoundTask, task_from_json, task_to_json
 from trajseg.video import open_clip
 
 

@@ -34,9 +34,10 @@ from trajseg.data.registry import DatasetOptions, open_dataset
 from trajseg.files import content_hash, write_json
 from trajseg.shapes.evaluation.annotator import by_side, correct
 from trajseg.tracks import Result
-from trajseg.training.adapters import HEADS, LoraSettings, prepare, save_adapter
+from trajseg.training.adapter_folder import save_adapter
+from trajseg.training.adapters import HEADS, LoraSettings, prepare
 from trajseg.training.finetune import FinetuneRecipe
-from trajseg.training.round import RoundTask, task_from_json
+from trajseg.training.round_task import RoundTask, task_from_json
 from worker.kinds import finetune
 from worker.kinds.base import PreemptedError
 from worker.run import keep, run

@@ -34,7 +34,8 @@ from trajseg.shapes.evaluation.annotator import by_side, correct
 from trajseg.training.child import PROGRESS
 from trajseg.training.finetune import recipe_for
 from trajseg.training.gate import GateRules
-from trajseg.training.round import RoundTask, run_round
+from trajseg.training.round import run_round
+from trajseg.training.round_task import RoundTask
 from trajseg.training.warm_start import load_warm_start, warm_start_of
 
 Kind = Literal["gain", "harmful", "neutral"]

@@ -23,7 +23,7 @@ from trajseg.shapes.studies.fresh import fresh_start
 from trajseg.shapes.studies.plan import Plan
 from trajseg.shapes.studies.table import Table
 from trajseg.shapes.world.scenes import Split
-from trajseg.training.adapters import merge_adapter
+from trajseg.training.adapter_folder import merge_adapter
 from trajseg.training.recipes import JointRecipe, deciding, train_jointly
 from trajseg.training.run import Schedule, signals_stop
 
