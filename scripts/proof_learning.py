@@ -191,7 +191,8 @@ def draw_curve(results: Sequence[LearningResult], served: Scores, warm: Scores |
     if warm is not None:
         gain = mean_gain(warm, served, "fresh")
         panel.axhline(gain, color="#2a6fb0", lw=1.0, ls="--", label="unseen clips, the warm start without corrections")
-    panel.set(xlabel="corrected videos (hollow: refused by the gate)", ylabel="gain in J&F over the base")
+    ticks = sorted({one.run.videos for one in measured})
+    panel.set(xticks=ticks, xlabel="corrected videos (hollow: refused by the gate)", ylabel="gain in J&F over the base")
     panel.spines[["top", "right"]].set_visible(False)
     panel.legend(frameon=False)
     figure.savefig(path, dpi=110)

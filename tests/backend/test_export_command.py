@@ -259,6 +259,7 @@ def test_a_video_that_nobody_has_corrected_takes_no_place(project: Project, tmp_
     assert set(sides_in(tmp_path / "masks").values()) == {None}, "whose bytes are unknown"
 
 
+@pytest.mark.slow
 def test_no_held_out_video_is_trained_on_while_a_project_grows(
     project: Project, tiny_clip: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from tests.worker_bench import SECONDS, Bench
 from trajseg.tracks.region_similarity import region_similarity
 from trajseg.video import write_video
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.slow]
 FRAMES = 40
 
 
@@ -77,7 +77,6 @@ def test_a_prelabel_yields_to_corrections_and_resumes_where_it_was(bench: Bench,
     assert np.mean(overlaps) > 0.98
 
 
-@pytest.mark.slow
 def test_a_prelabel_gets_done_although_corrections_keep_coming(bench: Bench, video: Path) -> None:
     bench.engine = "recording_engine:build"
     bench.valkey.start()

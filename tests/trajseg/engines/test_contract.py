@@ -61,7 +61,7 @@ def segmenter() -> VideoSegmenter:
 def drawn_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clip of the shapes world, because the shipped model knows no other."""
     path = tmp_path_factory.mktemp("drawn") / "clip.mp4"
-    write_scene(sample_scene(0, "test"), path, 160)
+    write_scene(sample_scene(0, "test", frame_count=12), path, 160)
     return path
 
 

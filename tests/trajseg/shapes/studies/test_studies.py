@@ -38,6 +38,7 @@ from trajseg.video import Clip
 Choice = Callable[[int, Sampling], Iterable[int]]
 """Objects of the scene that are drawn in a frame."""
 
+pytestmark = pytest.mark.slow
 HEIGHT = 64
 
 

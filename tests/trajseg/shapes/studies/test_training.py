@@ -27,6 +27,7 @@ from trajseg.shapes.studies.training import ARMS, SMALL, Arm, learn, recipe_of, 
 from trajseg.training.recipes import JointRecipe
 from trajseg.training.run import Schedule
 
+pytestmark = pytest.mark.slow
 SOURCE = ShapesSamples(size=64)
 
 
@@ -140,7 +141,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> JointRecipe:
     return recipe
 
 
-@pytest.mark.parametrize("integration", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("integration", [True, False])
 def test_an_arm_is_trained_into_a_checkpoint_of_its_own_and_resumes_after_a_stop(
     small: JointRecipe, integration: bool, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -181,6 +181,7 @@ def test_several_are_in_order_from_left_to_right_where_first_seen() -> None:
             assert xs == sorted(xs)
 
 
+@pytest.mark.slow
 def test_test_asks_in_phrasings_that_training_never_meets_with_words_that_it_does() -> None:
     train = {i.text for split in ("train", "val") for i in many(split, 350)}
     test = {i.text for i in many("test", 250)}
