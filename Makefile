@@ -29,7 +29,7 @@ test: install ## All quick tests
 coverage: install ## The quick tests, with the share of the code that they run; fails below the floor in pyproject.toml
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e and not slow" -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
 
-test-slow: install ## The training recipe from nothing to a checkpoint, a few steps a stage
+test-slow: install ## The tests that take long: trainings, memory on long videos, killed processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 3 --dist worksteal
 
 e2e: install ## Real Label Studio in a real browser; screenshots in e2e-artifacts/

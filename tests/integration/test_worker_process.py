@@ -16,6 +16,7 @@ from tests.worker_bench import SECONDS, Bench
 pytestmark = pytest.mark.timeout(400)
 
 
+@pytest.mark.slow
 def test_who_waits_in_front_of_the_page_is_served_first(bench: Bench) -> None:
     bench.valkey.start()
     asked = [bench.ask("red", "finetune"), bench.ask("blue", "prelabel"), bench.ask("green", "interactive")]

@@ -49,6 +49,7 @@ def test_only_the_vision_side_is_trained_and_an_interruption_changes_nothing(tmp
     assert len(changed) > 0.9 * len(weights)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_the_command_resumes_only_the_same_training_and_fine_tuning_can_use_its_file(tmp_path: Path) -> None:
     base, out = tmp_path / "base", tmp_path / "out"

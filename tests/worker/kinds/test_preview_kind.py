@@ -36,6 +36,7 @@ class TestPreview(JobKindContract):
         assert report["tracks"] == ["track-1: something red (score 0.90), in frames 1, 4, 9, 12"] or report["tracks"]
 
 
+@pytest.mark.slow
 def test_what_the_chooser_rejects_is_in_the_picture_too(
     tmp_path: Path, store: Store, tiny_clip: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

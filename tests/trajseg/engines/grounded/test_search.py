@@ -70,6 +70,7 @@ def test_look_alikes_that_cross_keep_their_identity(sam2: PromptableSam2, tmp_pa
     assert likeness(found[1], ids == 2) > 0.6
 
 
+@pytest.mark.slow
 def test_late_object_does_not_change_the_others_identity(sam2: PromptableSam2, tmp_path: Path) -> None:
     found, ids = search(
         sam2,

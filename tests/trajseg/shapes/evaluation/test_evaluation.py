@@ -219,6 +219,7 @@ def test_an_engine_that_never_sees_anything_is_right_about_nothing_only() -> Non
     assert headline["several_jf"] < 0.3
 
 
+@pytest.mark.slow
 def test_one_track_for_several_objects_has_the_union_right_and_the_objects_wrong() -> None:
     found = evaluate(KnowingEngine(lambda s, a: a.targets[:1]), count=3, height=64)
     [row] = [r for r in found.table() if r["category"] == "several"]
