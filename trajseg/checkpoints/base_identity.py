@@ -78,7 +78,7 @@ def _tensors(path: Path) -> Iterator[tuple[str, str, list[int], str]]:
             for name, tensor in header.items():
                 begin, end = tensor["data_offsets"]
                 sampled = hashlib.sha256()
-                for start in {begin, max(begin, end - SAMPLE)}:
+                for start in sorted({begin, max(begin, end - SAMPLE)}):
                     file.seek(8 + length + start)
                     sampled.update(file.read(min(SAMPLE, end - start)))
                 yield name, tensor["dtype"], tensor["shape"], sampled.hexdigest()

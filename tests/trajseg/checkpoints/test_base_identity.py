@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ from trajseg.checkpoints.folders import SHIPPED
 from trajseg.checkpoints.manifest import AdapterManifest
 from trajseg.errors import CheckpointError
 
-WIDE = 5000
-"""Numbers in a row, so that a tensor is longer than what is read of its start and its end."""
+WIDE = 5001
+"""Numbers in a tensor: more than what is read of its start and its end, and odd, so that its place may be, too."""
 
 
 def weights() -> dict[str, np.ndarray]:
     rows = np.random.default_rng(0).normal(size=(2, WIDE)).astype(np.float32)
-    return {"a": rows[0], "b": rows[1].reshape(2, -1), "c": np.full(1, 3, np.float32)}
+    return {"a": rows[0], "b": rows[1].reshape(3, -1), "c": np.full(1, 3, np.float32)}
 
 
 def test_the_hash_does_not_depend_on_the_files_that_hold_the_tensors(tmp_path: Path) -> None:
@@ -29,10 +30,11 @@ def test_the_hash_does_not_depend_on_the_files_that_hold_the_tensors(tmp_path: P
     whole.mkdir()
     shards.mkdir()
     save_file(weights(), whole / "model.safetensors", metadata={"format": "pt"})
-    for number, name in enumerate("cab"):
-        save_file({name: weights()[name]}, shards / f"model-{number}.safetensors")
     save_file({"start": np.zeros(3)}, shards / "warm_start.safetensors")
-    assert weights_hash(whole) == weights_hash(shards)
+    for order in permutations("abc"):
+        for number, name in enumerate(order):
+            save_file({name: weights()[name]}, shards / f"model-{number}.safetensors")
+        assert weights_hash(whole) == weights_hash(shards)
 
 
 @pytest.mark.parametrize(
