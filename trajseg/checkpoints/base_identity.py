@@ -41,6 +41,14 @@ class BaseIdentity:
         """Whether the adapter was trained on this base. One that does not name its base's weights is older."""
         return adapter.base_config in self.configs and adapter.base_weights in ("", self.weights)
 
+    def check(self, adapter: AdapterManifest) -> None:
+        """Raises CheckpointError if the adapter was trained on another base."""
+        if not self.fits(adapter):
+            raise CheckpointError(
+                f"{adapter.model_version} was trained on another {adapter.base}.",
+                "Use the checkpoint it was trained on, roll back, or train the project again.",
+            )
+
 
 def config_hashes(folder: Path) -> tuple[str, ...]:
     """By which hashes of its config.json an adapter may name its base; a new one names the first.

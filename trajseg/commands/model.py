@@ -94,10 +94,15 @@ def merge(checkpoint: str, adapter: Path, out: Path, half: bool, name: str | Non
     """Merge an adapter into a checkpoint: the result runs without peft."""
     import torch
 
+    from trajseg.checkpoints.base_identity import BaseIdentity
+    from trajseg.checkpoints.folders import checkpoint_folder
+    from trajseg.checkpoints.manifest import NAME, read_manifest
     from trajseg.checkpoints.own_data import DEFAULT_BASE_SET, DEFAULT_REPLAY
     from trajseg.engines.trajseg import VideoSegmenter
     from trajseg.training.adapter_folder import merge_adapter, name_after
 
+    if (adapter / NAME).exists():
+        BaseIdentity.of(checkpoint_folder(checkpoint)).check(read_manifest(adapter))
     base = VideoSegmenter.from_pretrained(checkpoint, device="cpu")
     before = base.model.config.model_name
     model = merge_adapter(base.model, adapter)

@@ -124,11 +124,7 @@ class AdaptedModel:
         self._settled = True
 
     def _put_in(self, adapter: Adapter) -> None:
-        if not self.base.fits(adapter.manifest):
-            raise CheckpointError(
-                f"{adapter.manifest.model_version} was trained on another {adapter.manifest.base}.",
-                "Serve the checkpoint it was trained on, roll back, or train the project again.",
-            )
+        self.base.check(adapter.manifest)
         try:
             for layer, (a, b) in adapter.lora.items():
                 self._adapt(layer, a, b, adapter.scale)

@@ -11,6 +11,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from trajseg.checkpoints.base_identity import weights_hash
+from trajseg.checkpoints.folders import checkpoint_folder
 from trajseg.data.samples import ClipSamples, Mixture, Sample, Samples, Source
 from trajseg.engines.trajseg import VideoSegmenter
 from trajseg.errors import InputError
@@ -129,10 +131,11 @@ def train_jointly(
         raise InputError("4-bit weights cannot be trained directly.", "Train adapters over them: leave out --no-lora.")
     if run.is_main_process:
         settings = {"checkpoint": checkpoint, "seed": seed, **deciding(recipe)}
+        settings["base_weights"] = weights_hash(checkpoint_folder(checkpoint))
         settings["warm_start"] = "" if initial is None else content_hash(initial)
         if data is not None:
             settings["data"] = data
-        keep_settings(out, settings, earlier={"warm_start": "", "data": data})
+        keep_settings(out, settings, earlier={"base_weights": settings["base_weights"], "warm_start": "", "data": data})
     dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.precision]
     loaded = VideoSegmenter.from_pretrained(checkpoint, str(run.device), dtype, recipe.four_bit)
     model, processor = loaded.model, loaded.processor

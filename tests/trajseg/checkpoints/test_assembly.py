@@ -328,6 +328,10 @@ def test_an_assembled_checkpoint_is_trained_and_its_adapter_served_removed_and_m
     assert again.spec.model_version == f"base-{content_hash(trained / 'adapter_model.safetensors')[:8]}"
     with pytest.raises(CheckpointError, match="was trained on another base"):
         again.adapted(adapter)
+    into_another = ["--checkpoint", "trajseg-tiny", "--adapter", str(adapter), "--out", str(tmp_path / "mixed")]
+    refused = CliRunner().invoke(main, ["model", "merge", *into_another])
+    assert refused.exit_code != 0
+    assert "was trained on another base" in refused.output
 
 
 def test_a_merged_trajectory_encoder_has_the_precision_of_the_base(

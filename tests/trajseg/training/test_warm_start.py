@@ -108,7 +108,7 @@ def test_one_of_another_model_is_refused(tmp_path: Path) -> None:
         load_warm_start(model, path)
 
 
-def test_a_training_resumes_only_from_the_start_that_it_began_with(tmp_path: Path) -> None:
+def test_a_training_resumes_only_from_the_start_and_the_base_that_it_began_with(tmp_path: Path) -> None:
     from trajseg.data.samples import Mixture
     from trajseg.training.recipes import JointRecipe, train_jointly
     from trajseg.training.run import Schedule
@@ -122,6 +122,10 @@ def test_a_training_resumes_only_from_the_start_that_it_began_with(tmp_path: Pat
     with pytest.raises(InputError, match="another warm_start"):
         train_jointly(recipe, str(folder), out, source)
     settings = json.loads((out / "recipe.json").read_text())
-    del settings["warm_start"]
+    del settings["warm_start"], settings["base_weights"]
     (out / "recipe.json").write_text(json.dumps(settings))
     train_jointly(recipe, str(folder), out, source, stop=lambda: True)  # as one begun by an earlier release
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + bytes(4))
+    with pytest.raises(InputError, match="another base_weights"):
+        train_jointly(recipe, str(folder), out, source)
