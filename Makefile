@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 export SAM2_BUILD_CUDA := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Bytecode is kept: without it every process of a test run compiles the project and its tests again.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help lock install demo test coverage test-slow e2e check format train evaluate ablation clean load soak proof-correction proof-engines proof-learning proof-marks

@@ -212,9 +212,9 @@ def test_two_reasons_have_two_patterns() -> None:
 
 def test_an_error_that_quotes_a_megabyte_holds_up_no_page(client: FlaskClient, store: Store, fail: Fail) -> None:
     fail(1, f"There is no video {'a' * 2**20}.")
-    began = time.monotonic()
+    began = time.thread_time()
     page = client.get("/page/jobs?state=failed")
-    assert time.monotonic() - began < 1
+    assert time.thread_time() - began < 1
     assert (page.status_code, len(page.text) < 100_000) == (200, True)
     assert store.jobs.newest()[0].error.endswith("a…")
     [group] = client.get("/failures").get_json()["failures"]

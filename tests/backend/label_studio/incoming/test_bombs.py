@@ -65,13 +65,13 @@ def memory(call: Callable[[], Any]) -> float:
     "size", [(13_300, 13_300), (100_000, 100_000), (2**31 - 1, 1), (1, 2**31 - 1), (40_000_000, 1)]
 )
 def test_a_picture_bomb_is_refused_by_its_header(size: tuple[int, int], colour: int) -> None:
-    begun = time.monotonic()
+    begun = time.thread_time()
     url = bomb(1, 1, colour)
     head = base64.b64decode(url.partition(",")[2])
     changed = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, colour, 0, 0, 0))
     url = url.partition(",")[0] + "," + base64.b64encode(head[:8] + changed + head[8 + len(changed) :]).decode()
     assert memory(lambda: from_annotation([item(url)], MASK, [0])) < 5
-    assert time.monotonic() - begun < 1
+    assert time.thread_time() - begun < 1
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -124,9 +124,9 @@ def boxes(*frames: object, **more: Any) -> list[dict[str, Any]]:
 )
 def test_boxes_on_frames_outside_the_clip_take_no_time(frames: tuple[int, ...]) -> None:
     frame_map = FrameMap((0.0, 0.1, 0.2, 0.3), 10.0)
-    begun = time.monotonic()
+    begun = time.thread_time()
     read = from_annotation(boxes(*frames), BOX, frame_map=frame_map)
-    assert time.monotonic() - begun < 0.5
+    assert time.thread_time() - begun < 0.5
     assert {index for _, index in read.boxes} <= set(range(4))
 
 
@@ -140,11 +140,11 @@ def test_boxes_that_are_no_numbers_are_an_error_of_the_annotation(more: dict[str
     "body", [b"[" + b"[]," * 3_000_000 + b"1]", b"[" + b"{}," * 3_000_000 + b"1]", b"[" + b"," * 21_000_000 + b"]"]
 )
 def test_a_body_of_millions_of_values_is_refused_before_it_is_read(body: bytes, app: Flask) -> None:
-    begun = time.monotonic()
+    begun = time.thread_time()
     answer = app.test_client().post("/predict", data=body, headers=JSON)
     assert answer.status_code == 400
     assert "too many values" in answer.get_json()["error"]
-    assert time.monotonic() - begun < 3
+    assert time.thread_time() - begun < 3
 
 
 def test_a_packed_body_is_not_unpacked(app: Flask) -> None:
