@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.e2e.prelabelled import Prelabelled, prelabelled
 from tests.e2e.serving import COLOUR_MODEL, MadeProject, Question, Trajseg, make_project, serving
@@ -22,6 +23,8 @@ SHAPES_INSTRUCTION = "the red ring"
 
 PICTURES = ROOT / "e2e-artifacts"
 """Where screenshots are kept after the run; ignored by git."""
+# In milliseconds. Two browsers, two Label Studios and two workers share the cores.
+expect.set_options(timeout=30_000)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -30,17 +30,17 @@ def test_closing_ends_the_queueing_of_many_jobs_between_two_of_them(
     def slow(job: Job, at_front: bool = False) -> None:
         queued.append(job.id)
         first.set()
-        assert go_on.wait(5)
+        assert go_on.wait(30)
 
     monkeypatch.setattr(queue, "enqueue", slow)
     control.enqueue_many(jobs)
-    assert first.wait(5)
+    assert first.wait(30)
     closing = threading.Thread(target=control.close)
     closing.start()
     while not control._closing.is_set():
         time.sleep(0.01)
     go_on.set()
-    closing.join(5)
+    closing.join(30)
     assert not closing.is_alive()
     assert queued == [jobs[0].id]
     control.enqueue_many(jobs)  # a request that was still in progress

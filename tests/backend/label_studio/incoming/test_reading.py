@@ -340,7 +340,7 @@ def test_notice_wakes_the_reconciler(bench: Bench, project: int, predicted: Job)
 
 
 def wait_for(probe: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not probe():
         assert time.monotonic() < deadline
         time.sleep(0.02)
