@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 def worker(burst: bool, **given: Any) -> None:
     """Run jobs: load the model once, then empty the queues.
 
-    SIGTERM finishes the current job first. Ctrl-C, or a second SIGTERM, returns it to the queue at once; the next run
-    resumes after the finished frames.
+    SIGTERM finishes the current job first; a training saves its state and returns to the queue. Ctrl-C, or a second
+    SIGTERM, returns any job to the queue at once; the next run resumes after the finished frames.
     """
     from trajseg.leaving import leave
     from worker.resident import work

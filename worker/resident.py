@@ -2,7 +2,8 @@
 
 Signals:
 
-* SIGTERM: warm shutdown. An idle worker exits at once; a busy one finishes its job first.
+* SIGTERM: warm shutdown. An idle worker exits at once; a busy one finishes its job first, except that a training saves
+  its state and returns to the queue.
 * A second SIGTERM, a second or more later, or SIGINT (Ctrl-C): cold shutdown. The job returns to the queue at once, and
   its finished frames are kept for the next run.
 * SIGKILL: the job stays "running" in the store without a heartbeat, and the reconciler queues it again.

@@ -116,10 +116,10 @@ def _carry_out(this: _Run) -> None:
     except StoreError:
         raise
     except ServiceError as error:
-        _put_off(resident, job, token, error)
+        _put_off(this, error)
     except PreemptedError as error:
         log.info("job %s: %s", job_id, error.message)
-        if resident.store.runs.make_way(job_id, token):
+        if this.give_back():
             resident.preempted.append(job_id)
     except InstructionError as error:
         _reject(resident, job_id, token, error)
@@ -160,7 +160,11 @@ def _done(this: _Run) -> Delivery | None:
 
 
 class _Run(JobContext[JobParams]):
-    """One run of one job, holding its run token."""
+    """One run of one job, holding its run token.
+
+    Attributes:
+        excused: this run does not count any more, since its worker was asked to exit.
+    """
 
     def __init__(self, resident: WorkerState, job: Job, token: str) -> None:
         self.settings = resident.settings
@@ -168,7 +172,7 @@ class _Run(JobContext[JobParams]):
         self.resident = resident
         self._courier = resident.courier
         self._stopping = resident.stopping
-        self._excused = False
+        self.excused = False
         self.job = job
         self.token = token
         self.timings: dict[str, float] = {}
@@ -217,7 +221,7 @@ class _Run(JobContext[JobParams]):
 
     def give_back(self) -> bool:
         """Returns the job to its queue, as a run that does not count; True if this run was the newest."""
-        if self._excused:
+        if self.excused:
             return self.store.runs.requeue_lost(self.job.id, self.token)
         return self.store.runs.make_way(self.job.id, self.token)
 
@@ -251,7 +255,7 @@ class _Run(JobContext[JobParams]):
         return job.state != "running" or job.run_token != self.token
 
     def preempted(self, done: int = 0, total: int = 0) -> bool:
-        return self._turn.is_over(done, total)
+        return (not total and self.resident.stopping.is_set()) or self._turn.is_over(done, total)
 
     def result_of(self, job_id: str | None) -> Result | None:
         if job_id is None:
@@ -313,8 +317,8 @@ class _Run(JobContext[JobParams]):
             due = time.monotonic() + HEARTBEAT_SECONDS
             while not over.wait(min(LOOK_AROUND_SECONDS, HEARTBEAT_SECONDS)):
                 try:
-                    if self._stopping.is_set() and not self._excused:
-                        self._excused = self.store.runs.excuse(self.job.id, self.token)
+                    if self._stopping.is_set() and not self.excused:
+                        self.excused = self.store.runs.excuse(self.job.id, self.token)
                     if time.monotonic() >= due:
                         self.alive()
                         due = time.monotonic() + HEARTBEAT_SECONDS
@@ -375,8 +379,9 @@ def _task_is_gone(resident: WorkerState, job: Job) -> bool:
     return False
 
 
-def _put_off(resident: WorkerState, job: Job, token: str, error: ServiceError) -> None:
+def _put_off(this: _Run, error: ServiceError) -> None:
     """Let a job wait for what does not answer, its video's server or a full disk; it fails where nobody would wait."""
+    resident, job, token = this.resident, this.job, this.token
     moment = resident.store.now()
     waited = (moment - (job.waiting_since or moment)).total_seconds()
     if waited > resident.settings.fetch_patience_hours * 3600:
@@ -389,7 +394,7 @@ def _put_off(resident: WorkerState, job: Job, token: str, error: ServiceError) -
     pause = max(pause, wish or 0.0)
     log.warning("job %s waits %.0f s: %s", job.id, pause, error)
     try:
-        resident.store.runs.put_off(job.id, token, str(error), moment + timedelta(seconds=pause))
+        resident.store.runs.put_off(job.id, token, str(error), moment + timedelta(seconds=pause), this.excused)
     except (CancelledError, StaleRunError) as late:
         log.info("job %s: %s", job.id, late.message)
 

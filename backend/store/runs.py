@@ -164,12 +164,13 @@ class RunStore:
             job.state, job.rejection, job.error, job.remedy = "rejected", "instruction", error, remedy
             job.finished_at, job.eta_seconds = now(), None
 
-    def put_off(self, job_id: str, run_token: str, waiting_for: str, until: datetime) -> Job:
+    def put_off(self, job_id: str, run_token: str, waiting_for: str, until: datetime, excused: bool = False) -> Job:
         """Postpones a run that cannot continue now through no fault of its own; it does not count as a run.
 
         Args:
             waiting_for: what it is waiting for, in words.
             until: it is not started before.
+            excused: the run does not count already; see `excuse`.
 
         Returns:
             The job, queued; `waiting_since` says since when it has been postponed. Raises as `progress` does.
@@ -178,7 +179,7 @@ class RunStore:
             job = running_job(session, job_id, run_token)
             job.state, job.waiting_for, job.not_before = "queued", waiting_for, until
             job.waiting_since = job.waiting_since or database_now(session)
-            job.runs = max(job.runs - 1, 0)
+            job.runs = job.runs if excused else max(job.runs - 1, 0)
             job.run_token = job.eta_seconds = job.started_at = job.heartbeat_at = None
             return job
 

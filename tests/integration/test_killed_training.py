@@ -231,6 +231,25 @@ def test_a_killed_child_fails_the_job_with_the_signal_and_a_retry_resumes(traini
     assert len(training.steps()) <= STEPS + 1
 
 
+def test_sigterm_saves_a_training_which_the_next_worker_resumes(training: Training) -> None:
+    worker = training.worker()
+    training.pace(0.5)
+    training.queue()
+    training.until(lambda: len(training.steps()) >= 3)
+    first = training.child()
+    os.kill(worker, signal.SIGTERM)
+    training.until(lambda: training.bench.queue.depths()["finetune"] == 1)
+    assert training.state() == "queued"
+    training.pace(0.1)
+    training.worker()
+    training.until(lambda: training.state() == "done")
+    training.assert_done_once()
+    steps = training.steps()
+    assert [step for _, step in steps] == list(range(1, STEPS + 1)), "nothing is trained twice"
+    assert steps[0][0] == first != steps[-1][0]
+    assert training.store.jobs.get(training.job.id).runs == 1, "this stop does not count as a death"
+
+
 def test_of_two_workers_one_trains_and_the_other_takes_over_when_it_hangs(training: Training) -> None:
     workers = {training.worker(TRAJSEG_FINETUNE_STEPS=str(MANY_STEPS)) for _ in range(2)}
     training.until(lambda: training.bench.output().count("is loaded") == 2)
@@ -250,7 +269,9 @@ def test_of_two_workers_one_trains_and_the_other_takes_over_when_it_hangs(traini
     finally:
         os.kill(parent, signal.SIGCONT)
     decided = training.store.versions.list()[0].decided_at
-    training.until(lambda: re.search("yields to other jobs|restarted by another worker", training.bench.output()))
+    training.until(
+        lambda: re.search("has saved its state and yields|restarted by another worker", training.bench.output())
+    )
     training.assert_done_once(MANY_STEPS)
     assert training.store.versions.list()[0].decided_at == decided
     steps = training.steps()

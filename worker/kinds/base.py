@@ -107,7 +107,8 @@ class JobContext(ABC, Generic[Params]):
     def preempted(self, done: int = 0, total: int = 0) -> bool:
         """Whether this run should yield now, after `done` of `total` steps.
 
-        With a total the run gets its turn first (see worker.turn.Turn); without one it yields at once.
+        With a total the run gets its turn first (see worker.turn.Turn). Without one it may be long, so it yields at once,
+        and also to a worker that was asked to exit.
         """
 
     @abstractmethod

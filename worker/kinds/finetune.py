@@ -1,8 +1,9 @@
 """Fine-tune: trains an adapter on a project's corrections, compares it with the serving version, and may promote it.
 
 The round runs in a child process (trajseg.training.child), so the resident model is not touched. As soon as another
-job is waiting, the child saves its state and exits, and this job returns to its queue, which has the lowest priority:
-one worker on one GPU labels first and trains when it is idle. The next run resumes from the saved state.
+job is waiting, or the worker gets SIGTERM, the child saves its state and exits, and this job returns to its queue, which
+has the lowest priority: one worker on one GPU labels first and trains when it is idle. The next run resumes from the
+saved state.
 """
 
 from __future__ import annotations
@@ -189,7 +190,7 @@ def _run(context: JobContext[FinetuneParams], work: Path) -> None:
     """Runs the child until it is done.
 
     Raises:
-        PreemptedError: other jobs are waiting; the child has saved its state.
+        PreemptedError: other jobs are waiting, or the worker exits; the child has saved its state.
         ServiceError: the child cannot write to the disk, or another run's child has not ended yet.
         StoreError: the store does not answer for longer than a lease; the child has saved its state.
         TrajSegError: the child failed.
@@ -211,7 +212,7 @@ def _run(context: JobContext[FinetuneParams], work: Path) -> None:
             stop(child, 1.0)
             lease.unlink(missing_ok=True)
     if child.returncode == STOPPED:
-        raise PreemptedError("The training yields to other jobs.")
+        raise PreemptedError("The training has saved its state and yields.")
     if child.returncode == BUSY:
         raise _busy()
     if child.returncode == NOT_STORED:

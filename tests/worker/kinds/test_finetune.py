@@ -248,7 +248,7 @@ def test_a_training_starts_over_when_its_recipe_has_changed_since_it_began(
         (folder / "run").mkdir(exist_ok=True)
         (folder / "run" / "state.pt").write_bytes(b"")
         if len(states) < 4:
-            raise PreemptedError("The training yields to other jobs.")
+            raise PreemptedError("The training has saved its state and yields.")
         (folder / "decision.json").write_text(json.dumps({"promoted": False, "reason": "Not promoted.", "gain": None}))
 
     monkeypatch.setattr(finetune, "_run", child)

@@ -6,6 +6,7 @@ import dataclasses
 import fcntl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -50,6 +51,7 @@ class World(SimpleNamespace):
 
     store: Store
     settings: Settings
+    resident: WorkerState
 
     def training(self, project: int = 12) -> Job:
         """A training whose corrections are already exported."""
@@ -74,8 +76,9 @@ def world(tmp_path: Path) -> Iterator[World]:
     engine: Any = ScriptedEngine()
     engine.spec = dataclasses.replace(engine.spec, model_version=BASE, adapts=True)
     settings = Settings(data_dir=tmp_path / "data")
-    keep(WorkerState(settings, store, engine))
-    yield World(store=store, settings=settings)
+    resident = WorkerState(settings, store, engine)
+    keep(resident)
+    yield World(store=store, settings=settings, resident=resident)
     keep(None)
     store.close()
 
@@ -182,6 +185,30 @@ def test_a_database_that_stays_away_stops_the_training_which_saves_its_state(
     assert (held.state, held.runs, held.error) == ("queued", 0, "")
     assert (world.work(job) / "saved").exists()
     assert [process.returncode for process in started] == [3]
+
+
+def test_a_worker_that_is_asked_to_exit_saves_its_training_and_returns_it(world: World, child: Any) -> None:
+    job = world.training()
+    started = child(tenths=600)
+    threading.Timer(0.5, world.resident.stopping.set).start()
+    run(job.id)
+    held = world.store.jobs.get(job.id)
+    assert (held.state, held.runs, held.error) == ("queued", 0, "")
+    assert (world.work(job) / "saved").exists()
+    assert [process.returncode for process in started] == [3]
+    assert world.resident.preempted == [job.id], "the worker queues it before it exits"
+
+
+def test_a_run_is_excused_once_even_if_its_worker_exits_while_the_disk_is_full(world: World, child: Any) -> None:
+    job = world.training()
+    died = world.store.runs.start(job.id)
+    assert world.store.runs.requeue_lost(job.id, died)
+    world.resident.stopping.set()
+    child(f"import sys, time; time.sleep(1); sys.exit({NOT_STORED})")
+    run(job.id)
+    held = world.store.jobs.get(job.id)
+    assert (held.state, held.runs) == ("queued", 1), "the run that died still counts"
+    assert "cannot be stored" in held.waiting_for
 
 
 def test_a_run_whose_job_was_taken_over_while_it_trained_decides_nothing(
