@@ -106,7 +106,7 @@ def _run(resident: WorkerState, job_id: str) -> None:
 
 def _carry_out(this: _Run) -> None:
     """Does a run's work and records how it ended. Raises StoreError if the store does not answer."""
-    resident, job, job_id, token = this.resident, this.job, this.job.id, this.token
+    resident, job_id, token = this.resident, this.job.id, this.token
     try:
         delivery = _done(this)
     except CancelledError:

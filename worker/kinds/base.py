@@ -107,8 +107,8 @@ class JobContext(ABC, Generic[Params]):
     def preempted(self, done: int = 0, total: int = 0) -> bool:
         """Whether this run should yield now, after `done` of `total` steps.
 
-        With a total the run gets its turn first (see worker.turn.Turn). Without one it may be long, so it yields at once,
-        and also to a worker that was asked to exit.
+        With a total the run gets its turn first (see worker.turn.Turn). Without one it may be long: it yields at once,
+        and also when its worker was asked to exit.
         """
 
     @abstractmethod

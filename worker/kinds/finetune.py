@@ -1,9 +1,9 @@
 """Fine-tune: trains an adapter on a project's corrections, compares it with the serving version, and may promote it.
 
 The round runs in a child process (trajseg.training.child), so the resident model is not touched. As soon as another
-job is waiting, or the worker gets SIGTERM, the child saves its state and exits, and this job returns to its queue, which
-has the lowest priority: one worker on one GPU labels first and trains when it is idle. The next run resumes from the
-saved state.
+job is waiting, or the worker gets SIGTERM, the child saves its state and exits, and this job returns to its queue,
+which has the lowest priority: one worker on one GPU labels first and trains when it is idle. The next run resumes from
+the saved state.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ log = logging.getLogger("trajseg.worker")
 POLL_SECONDS = 0.5
 SAVING_SECONDS = 120.0
 """How long the child may take to finish its step and save its state."""
+HASTY_SECONDS = 3.0
+"""The same if this process has to exit at once: enough for a small model. `trajseg serve` kills it after 5 s."""
 RUN_SHARE = 0.9
 """A training that takes longer than this share of TRAJSEG_JOB_TIMEOUT_SECONDS continues in another run."""
 LAST_LINES = 5
@@ -209,6 +211,10 @@ def _run(context: JobContext[FinetuneParams], work: Path) -> None:
         try:
             _watch(context, child, work, lease)
         finally:
+            if child.poll() is None:
+                (work / STOP).touch()
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(HASTY_SECONDS)
             stop(child, 1.0)
             lease.unlink(missing_ok=True)
     if child.returncode == STOPPED:

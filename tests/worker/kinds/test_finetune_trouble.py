@@ -199,6 +199,24 @@ def test_a_worker_that_is_asked_to_exit_saves_its_training_and_returns_it(world:
     assert world.resident.preempted == [job.id], "the worker queues it before it exits"
 
 
+def test_a_worker_that_exits_at_once_gives_its_training_a_moment_to_save(
+    world: World, child: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = world.training()
+    started = child(tenths=600)
+
+    def signalled(*_: Any) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.store.runs, "heartbeat", signalled)
+        run(job.id)
+    held = world.store.jobs.get(job.id)
+    assert (held.state, held.runs, held.error) == ("queued", 0, "")
+    assert (world.work(job) / "saved").exists()
+    assert [process.returncode for process in started] == [3]
+
+
 def test_a_run_is_excused_once_even_if_its_worker_exits_while_the_disk_is_full(world: World, child: Any) -> None:
     job = world.training()
     died = world.store.runs.start(job.id)
