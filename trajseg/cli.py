@@ -17,7 +17,7 @@ import click
 
 from trajseg import __version__
 from trajseg.errors import InputError, TrajSegError, shown
-from trajseg.leaving import INTERRUPTED, interrupted, leave
+from trajseg.leaving import INTERRUPTED, interrupted, leave, leaves_on_interrupt
 from trajseg.siblings import PACKAGES, prefer_siblings, stranger
 
 # Ctrl-C may arrive while a command is still being imported.
@@ -82,7 +82,8 @@ class Commands(click.Group):
             return known
         if cmd_name in OWN:
             own = OWN[cmd_name]
-            command: click.Command = getattr(import_module(own.module), own.attribute)
+            with leaves_on_interrupt():
+                command: click.Command = getattr(import_module(own.module), own.attribute)
             return command
         return self._brought.get(cmd_name)
 

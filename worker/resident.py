@@ -37,6 +37,7 @@ from backend.queue import EntryJob, JobQueue
 from backend.settings import HEARTBEAT_SECONDS, Settings
 from backend.store.kinds import QUEUES
 from trajseg.errors import QueueError, TrajSegError
+from trajseg.leaving import leaves_on_interrupt
 from worker import run as jobs
 from worker.figures import StageTally, gpu_memory
 from worker.state import WorkerState
@@ -166,7 +167,8 @@ def work(settings: Settings, burst: bool = False) -> bool:
     connection = _connection(settings)
     started = time.monotonic()
     log.info("loading %s", settings.model)
-    resident = WorkerState.load(settings)
+    with leaves_on_interrupt():
+        resident = WorkerState.load(settings)
     jobs.keep(resident)
     log.info("%s is loaded (%.0f s)", resident.engine.spec.model_version, time.monotonic() - started)
     if resident.engine.spec.model_version != settings.model_version():

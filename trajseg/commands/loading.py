@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from trajseg.engines.registry import DTYPES, check_engine, load_engine, loading_options
+from trajseg.leaving import leaves_on_interrupt
 
 if TYPE_CHECKING:
     from trajseg.engines.base import Engine
@@ -32,8 +33,9 @@ class EngineChoice:
     options: dict[str, Any]
 
     def load(self) -> Engine:
-        """Raises as `trajseg.engines.registry.load_engine` does."""
-        return (self.loader or load_engine)(self.model, self.device, **self.options)
+        """Raises as `trajseg.engines.registry.load_engine` does; Ctrl-C ends the process meanwhile."""
+        with leaves_on_interrupt():
+            return (self.loader or load_engine)(self.model, self.device, **self.options)
 
     def check(self) -> None:
         """Raises CheckpointError if there is no such engine, or its weights are missing; loads nothing."""
