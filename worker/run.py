@@ -255,7 +255,7 @@ class _Run(JobContext[JobParams]):
         return job.state != "running" or job.run_token != self.token
 
     def preempted(self, done: int = 0, total: int = 0) -> bool:
-        return (not total and self.resident.stopping.is_set()) or self._turn.is_over(done, total)
+        return (not total and self._stopping.is_set()) or self._turn.is_over(done, total)
 
     def result_of(self, job_id: str | None) -> Result | None:
         if job_id is None:

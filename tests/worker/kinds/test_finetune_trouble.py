@@ -99,6 +99,14 @@ def child(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     return replace
 
 
+def assert_saved_and_returned(world: World, job: Job, started: list[Any]) -> None:
+    """The child saved its state and ended by itself; the job is queued, and the run does not count."""
+    held = world.store.jobs.get(job.id)
+    assert (held.state, held.runs, held.error) == ("queued", 0, "")
+    assert (world.work(job) / "saved").exists()
+    assert [process.returncode for process in started] == [3]
+
+
 def test_a_full_disk_makes_the_training_wait_and_names_the_folder(world: World, child: Any) -> None:
     job = world.training()
     child(f"import sys; sys.exit({NOT_STORED})")
@@ -181,10 +189,7 @@ def test_a_database_that_stays_away_stops_the_training_which_saves_its_state(
     with monkeypatch.context() as patched:
         patched.setattr(world.store.runs, "heartbeat", away)
         run(job.id)
-    held = world.store.jobs.get(job.id)
-    assert (held.state, held.runs, held.error) == ("queued", 0, "")
-    assert (world.work(job) / "saved").exists()
-    assert [process.returncode for process in started] == [3]
+    assert_saved_and_returned(world, job, started)
 
 
 def test_a_worker_that_is_asked_to_exit_saves_its_training_and_returns_it(world: World, child: Any) -> None:
@@ -192,10 +197,7 @@ def test_a_worker_that_is_asked_to_exit_saves_its_training_and_returns_it(world:
     started = child(tenths=600)
     threading.Timer(0.5, world.resident.stopping.set).start()
     run(job.id)
-    held = world.store.jobs.get(job.id)
-    assert (held.state, held.runs, held.error) == ("queued", 0, "")
-    assert (world.work(job) / "saved").exists()
-    assert [process.returncode for process in started] == [3]
+    assert_saved_and_returned(world, job, started)
     assert world.resident.preempted == [job.id], "the worker queues it before it exits"
 
 
@@ -211,10 +213,7 @@ def test_a_worker_that_exits_at_once_gives_its_training_a_moment_to_save(
     with monkeypatch.context() as patched:
         patched.setattr(world.store.runs, "heartbeat", signalled)
         run(job.id)
-    held = world.store.jobs.get(job.id)
-    assert (held.state, held.runs, held.error) == ("queued", 0, "")
-    assert (world.work(job) / "saved").exists()
-    assert [process.returncode for process in started] == [3]
+    assert_saved_and_returned(world, job, started)
 
 
 def test_a_run_is_excused_once_even_if_its_worker_exits_while_the_disk_is_full(world: World, child: Any) -> None:
@@ -325,7 +324,4 @@ def test_a_training_longer_than_the_limit_of_a_run_continues_in_another_one(worl
     started = child(tenths=600)
     world.settings.job_timeout_seconds = 1
     run(job.id)
-    held = world.store.jobs.get(job.id)
-    assert (held.state, held.runs, held.error) == ("queued", 0, "")
-    assert (world.work(job) / "saved").exists()
-    assert [process.returncode for process in started] == [3]
+    assert_saved_and_returned(world, job, started)
