@@ -40,7 +40,7 @@ load_all_checks()
 CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance]
 QUICK = 60
 """Cases, shared among some twenty routes."""
-LONG = int(os.environ.get("TRAJSEG_FUZZ_CASES", "5000"))
+LONG = int(os.environ.get("TRAJSEG_FUZZ_CASES", "2000"))
 """Cases on each database; `TRAJSEG_FUZZ_CASES=10000` for more."""
 NOT_DESCRIBED = {"/media/{token}/{name} OPTIONS", "/static/{filename} GET"}
 ODD = [
