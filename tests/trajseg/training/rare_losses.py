@@ -28,7 +28,7 @@ MEASURED = (
     (86, 21, 47, 29, 57, 0, 47, 0),
 )
 """Gains in hundredths of J&F of the candidate of a project of 40 corrected videos, expression by expression, on its 12
-held-out videos; the base had 0.26 (docs/learning.md, `make proof-learning ARGS=--full`).
+held-out videos; the base had 0.26 (docs/learning_results.md, `make proof-learning ARGS=--full`).
 """
 RULES = IntervalRules(resamples=200)
 ROWS = (0, UNSEEN_LOSSES, RULED_OUT)
