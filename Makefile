@@ -15,11 +15,12 @@ help: ## Say what each target does
 install: .venv/.installed ## Create .venv with everything (about 6 GB, 3 to 5 minutes)
 
 # torch comes first: sam2 is built against the torch that is there, not against a second copy of it.
+# Nothing is compiled: Python compiles what it imports, which is a small part of what is installed.
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt "setuptools>=70" wheel "torch>=2.13" "torchvision>=0.28" "numpy>=2.2,<3"
-	$(BIN)/pip install -q -c constraints.txt --no-build-isolation "sam2==1.1.0"
-	$(BIN)/pip install -q -c constraints.txt -e '.[model,train,marks,dev]'
+	$(BIN)/pip install -q --no-compile -c constraints.txt "setuptools>=70" wheel "torch>=2.13" "torchvision>=0.28" "numpy>=2.2,<3"
+	$(BIN)/pip install -q --no-compile -c constraints.txt --no-build-isolation "sam2==1.1.0"
+	$(BIN)/pip install -q --no-compile -c constraints.txt -e '.[model,train,marks,dev]'
 	touch $@
 
 demo: install ## The main job on a shapes clip and on a real clip; results in demo/

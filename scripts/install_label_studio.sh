@@ -31,7 +31,7 @@ echo "installing Label Studio $version into $target (about 3 minutes, 1 GB) ..."
 SECONDS=0
 rm -rf "$target"
 "$python" -m venv "$target"
-"$target/bin/python" -m pip install -qq --disable-pip-version-check "label-studio==$version" &
+"$target/bin/python" -m pip install -qq --no-compile --disable-pip-version-check "label-studio==$version" &
 pip=$!
 trap 'kill "$pip" 2>/dev/null' EXIT
 while sleep 1; kill -0 "$pip" 2>/dev/null; do
