@@ -36,6 +36,8 @@ ACCEPT_SECONDS = 60.0
 """A suggestion not accepted within this time becomes a prediction, since the page may have been left."""
 GLANCE_SECONDS = 2.0
 """Wait at the page if jobs are expected to take longer than the configured wait anyway."""
+SAME_ANSWER = timedelta(minutes=10)
+"""The engine is not asked again about an instruction that it did not understand within this time."""
 SPARE_THREADS = 4
 """Threads reserved for /health and batch requests, so that waiting pages cannot take them all."""
 
@@ -192,7 +194,7 @@ class InteractiveLabelling:
             self.store.jobs.add_all([rejected_request(project, engine, task, error, config, text)])
             raise
         job, created = self.store.jobs.add_all([request])[0]
-        if created or job.state == "done":
+        if created or job.state == "done" or _just_rejected(job):
             return job
         return self.store.jobs.retry(job.id, queue="interactive", params=params)
 
@@ -242,6 +244,13 @@ class InteractiveLabelling:
                 time.sleep(POLL_SECONDS)
         finally:
             self.waiting.release()
+
+
+def _just_rejected(job: Job) -> bool:
+    """Whether the engine just did not understand the instruction. What a task lacked may be there by now."""
+    if job.state != "rejected" or job.rejection != "instruction" or job.finished_at is None:
+        return False
+    return now() - job.finished_at < SAME_ANSWER
 
 
 def _answer_only(config: LabelConfig, context: Context, text: str, job: Job | None = None) -> dict[str, Any]:

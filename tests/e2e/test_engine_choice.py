@@ -99,7 +99,9 @@ def test_predictions_of_two_compared_engines_are_shown_and_where_they_disagree_c
     by_version = {one["model_version"]: one["id"] for one in predictions}
     assert by_version.keys() == {"colours", "late"}
     editor.open_task(project, task)
-    shown = editor.predictions()
+    shown = wait_until(
+        "both predictions on the page", lambda: ready if len(ready := editor.predictions()) == 2 else None, 60
+    )
     assert [one["version"] for one in shown] == ["late", "colours"], "the newest comes first"
     frames = {}
     for version, prediction in by_version.items():

@@ -306,6 +306,35 @@ def test_the_same_words_typed_again_are_answered_from_the_store(
     assert len(store.jobs.newest()) == 1
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        # Later the engine may be a newer one that understands it; what a task lacked may be there by now.
+        pytest.param({"finished_at": now() - timedelta(hours=1)}, id="an hour ago"),
+        pytest.param({"rejection": "task"}, id="the task lacked something"),
+    ],
+)
+def test_an_instruction_that_was_just_not_understood_is_answered_from_the_store(
+    changed: dict[str, Any],
+    client: FlaskClient,
+    store: Store,
+    settings: Settings,
+    predict_body: Callable[..., dict[str, Any]],
+) -> None:
+    settings.interactive_wait_seconds = 0
+    body = predict_body(1, typed="where is it?", **FRAMES)
+    client.post("/predict", json=body)
+    [job] = store.jobs.newest()
+    store.runs.reject(job.id, store.runs.start(job.id) or "", "It is a question.", "Name an object.")
+    (answer,) = client.post("/predict", json=body).get_json()["results"]
+    assert said(answer) == 'Not understood: "where is it?". It is a question. Name an object.'
+    with store.database.write() as session:
+        session.execute(update(Job).values(**changed))
+    (answer,) = client.post("/predict", json=body).get_json()["results"]
+    assert said(answer).startswith("Still running:")
+    assert [one.state for one in store.jobs.newest()] == ["queued"]
+
+
 def test_a_sentence_without_a_match_is_distinguished_from_one_that_is_not_understood(
     client: FlaskClient, store: Store, settings: Settings, predict_body: Callable[..., dict[str, Any]], result: Result
 ) -> None:
