@@ -128,11 +128,20 @@ def test_the_proof_takes_any_data_set_as_its_style(
 
 
 @pytest.mark.parametrize(
-    ("steps", "full", "expected"), [(None, False, 180), (None, True, None), (7, False, 7), (7, True, 7)]
+    ("steps", "fresh", "full", "expected"),
+    [
+        (None, None, False, (120, 12)),
+        (None, None, True, (None, 24)),
+        (7, 5, False, (7, 5)),
+        (7, 5, True, (7, 5)),
+    ],
 )
-def test_the_full_form_trains_as_long_as_the_recipe(steps: int | None, full: bool, expected: int | None) -> None:
-    given = Namespace(model="trajseg-tiny", fresh=24, test=24, steps=steps, full=full, style=None, unseen=None)
-    assert runpy.run_path(str(SCRIPT))["settings_of"](given).steps == expected
+def test_the_full_form_trains_and_measures_more_than_the_quick_one(
+    steps: int | None, fresh: int | None, full: bool, expected: tuple[int | None, int]
+) -> None:
+    given = Namespace(model="trajseg-tiny", fresh=fresh, test=24, steps=steps, full=full, style=None, unseen=None)
+    settings = runpy.run_path(str(SCRIPT))["settings_of"](given)
+    assert (settings.steps, settings.fresh) == expected
 
 
 def test_the_usual_style_is_that_of_the_published_figures() -> None:
