@@ -38,7 +38,7 @@ test-slow: install ## The tests that take long: trainings, memory on long videos
 e2e: install ## Real Label Studio in a real browser; screenshots in e2e-artifacts/
 	scripts/install_chromium.sh
 	scripts/install_label_studio.sh
-	$(BIN)/python -m pytest tests/e2e -m e2e -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/e2e -m e2e -n 3 --dist loadfile --no-loadscope-reorder
 
 check: install ## Formatting, lint, types, import arrows, spelling
 	$(BIN)/ruff format --check .

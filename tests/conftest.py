@@ -36,8 +36,14 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, so that one process does not wait for the other at the end."""
-    first = ("tests/integration/", "tests/worker/", "tests/trajseg/")
+    """Long files first, so that one process does not wait for the others at the end."""
+    end_to_end = ("learning", "adoption", "below_a_path", "round", "submit", "box_round", "correction", "typed")
+    first = (
+        *(f"tests/e2e/test_{name}" for name in end_to_end),
+        "tests/integration/",
+        "tests/worker/",
+        "tests/trajseg/",
+    )
     items.sort(key=lambda item: next((at for at, name in enumerate(first) if item.nodeid.startswith(name)), len(first)))
 
 

@@ -11,14 +11,14 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from backend.store import Store
-from tests.e2e.studio import TOKEN, LabelStudio, Process, free_port, wait_until
+from tests.e2e.studio import NO_TLS, TOKEN, LabelStudio, Process, free_port, wait_until
 from trajseg.tracks import Result
 from trajseg.tracks.formats import format_names
 from trajseg.video import Clip, open_clip
@@ -51,6 +51,10 @@ class Trajseg:
     data_dir: Path
     environment: dict[str, str]
     process: Process
+    client: httpx.Client = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.client = httpx.Client(base_url=self.url, timeout=60, verify=NO_TLS)
 
     def cli(self, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
         """Runs `trajseg ...` on the command line."""
@@ -64,7 +68,7 @@ class Trajseg:
         )
 
     def jobs(self, task_id: int) -> list[dict[str, Any]]:
-        return httpx.get(f"{self.url}/jobs", params={"task": task_id}, timeout=30).json()["jobs"]
+        return self.client.get("/jobs", params={"task": task_id}).json()["jobs"]
 
     def job_of(self, task_id: int, instruction: str) -> dict[str, Any]:
         """The job for an instruction about a task, once it is done and delivered or answered."""
@@ -73,7 +77,7 @@ class Trajseg:
             for job in self.jobs(task_id):
                 if job["instruction"] != instruction:
                     continue
-                full = httpx.get(f"{self.url}/jobs/{job['id']}", timeout=30).json()
+                full = self.client.get(f"/jobs/{job['id']}").json()
                 assert full["state"] not in ("failed", "cancelled"), f"{full['error']} {full['remedy']}"
                 delivery = full.get("delivery") or {}
                 assert delivery.get("state") != "failed", delivery
@@ -98,8 +102,7 @@ class Trajseg:
         """All text in the project's exports, by the format's name."""
         found = {}
         for name in format_names():
-            address = f"{self.url}/projects/{project_id}/export"
-            answer = httpx.get(address, params={"format": name}, timeout=60).raise_for_status()
+            answer = self.client.get(f"/projects/{project_id}/export", params={"format": name}).raise_for_status()
             with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
                 texts = [archive.read(one) for one in archive.namelist() if not one.endswith(".png")]
             found[name] = b"\n".join(texts).decode()
@@ -107,16 +110,22 @@ class Trajseg:
 
     def delivered(self, job_id: str) -> bool:
         """Whether a job's prediction has arrived in Label Studio."""
-        full = httpx.get(f"{self.url}/jobs/{job_id}", timeout=30).json()
+        full = self.client.get(f"/jobs/{job_id}").json()
         return (full.get("delivery") or {}).get("state") == "sent"
+
+    @contextmanager
+    def store(self) -> Iterator[Store]:
+        """Its store, beside the server."""
+        store = Store(f"sqlite:///{self.data_dir / 'trajseg.db'}")
+        try:
+            yield store
+        finally:
+            store.close()
 
     def result(self, job_id: str) -> Result:
         """The mask tracks in the store."""
-        store = Store(f"sqlite:///{self.data_dir / 'trajseg.db'}")
-        try:
+        with self.store() as store:
             return store.jobs.result(job_id)
-        finally:
-            store.close()
 
 
 @dataclass(frozen=True)
@@ -141,6 +150,8 @@ def serving(studio: LabelStudio, folder: Path, model: str, **more: str) -> Itera
         "TRAJSEG_DATA_DIR": str(folder / "data"),
         "TRAJSEG_MODEL": model,
         "TRAJSEG_INTERACTIVE_WAIT_SECONDS": "60",
+        # Several browsers keep all cores busy: a worker with low priority would delay its own test.
+        "TRAJSEG_WORKER_NICE": "0",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH")])),
     }
     environment |= more
@@ -148,8 +159,10 @@ def serving(studio: LabelStudio, folder: Path, model: str, **more: str) -> Itera
     try:
         health = f"http://127.0.0.1:{port}/health"
         process.wait_for(health, 180)
-        wait_until("a worker", lambda: httpx.get(health, timeout=30).json()["ready"] or None, 180)
-        yield Trajseg(f"http://127.0.0.1:{port}", folder / "data", environment, process)
+        wait_until("a worker", lambda: httpx.get(health, timeout=30, verify=NO_TLS).json()["ready"] or None, 180)
+        running = Trajseg(f"http://127.0.0.1:{port}", folder / "data", environment, process)
+        with running.client:
+            yield running
         status = process.stop()
         assert status == 0, f"trajseg serve ended with {status}:\n{process.tail()}"
     finally:

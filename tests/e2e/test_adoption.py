@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from playwright.sync_api import Page
@@ -150,7 +149,7 @@ def test_nothing_is_adopted_over_a_draft_and_an_undo_brings_back_what_was_there(
     assert again.keys() == held.keys()
     for place, mask in held.items():
         assert np.array_equal(again[place], mask), place
-    answer = httpx.get(f"{trajseg.url}/page/jobs/{newest['id']}", timeout=30)
+    answer = trajseg.client.get(f"/page/jobs/{newest['id']}")
     assert "Adopt into annotation" in answer.text
 
 

@@ -100,6 +100,6 @@ def test_uploads_tokens_and_deliveries_below_a_path(
         job = trajseg.job_of(task["id"], questions[0].instruction)
         assert job["delivery"]["state"] == "sent"
         assert studio.predictions(task["id"])
-        page = httpx.get(f"{trajseg.url}/page/jobs/{job['id']}", timeout=30).text
+        page = trajseg.client.get(f"/page/jobs/{job['id']}").text
         assert f"{studio.url}/projects/{project.id}" in page
     assert astray == []

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from tests.e2e.serving import Question, Trajseg
@@ -26,7 +25,7 @@ def guarded(studio: LabelStudio, tmp_path_factory: pytest.TempPathFactory) -> It
 
 def test_all_is_well_with_the_settings_that_the_readme_asks_for(tiny: Trajseg, pictures: Path) -> None:
     # `trajseg serve` answers while its worker still loads the model.
-    wait_until("a worker", lambda: httpx.get(f"{tiny.url}/health").json().get("workers"), 60)
+    wait_until("a worker", lambda: tiny.client.get("/health").json().get("workers"), 60)
     done = tiny.cli("doctor")
     (pictures / "doctor-well.txt").write_text(done.stdout + done.stderr)
     assert done.returncode == 0, done.stdout + done.stderr

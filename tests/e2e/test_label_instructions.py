@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-import httpx
 import pytest
 
 from label_config import parse
@@ -50,7 +49,7 @@ def test_label_studio_keeps_the_attribute_and_each_label_gets_its_tracks(
     assert {label for region in editor.regions() for label in region["labels"]} == {"ring", "square"}
     assert dict(parse(studio.project(project)["label_config"]).instructions) == SAID
     editor.screenshot("labels-mask")
-    said = httpx.get(f"{trajseg.url}/jobs", params={"task": task}, timeout=30).json()["jobs"]
+    said = trajseg.client.get("/jobs", params={"task": task}).json()["jobs"]
     assert len(said) == 1, "one job for all labels"
 
 

@@ -10,11 +10,11 @@ import re
 import signal
 from typing import Any
 
-import httpx
 import pytest
 from playwright.sync_api import Locator
 
 from backend.label_studio.outgoing.views import to_results
+from backend.store.versions import CANDIDATE
 from tests import poster_clips
 from tests.e2e.editor import Editor
 from tests.e2e.prelabelled import Prelabelled, prelabelled
@@ -133,13 +133,15 @@ def offered(studio: LabelStudio, project: MadeProject) -> str:
 
 
 def version_of(learner: Trajseg, project: MadeProject, number: int) -> dict[str, Any] | None:
-    """From `trajseg models show`, once the gate has decided."""
-    done = learner.cli("models", "show", "--project", str(project.id), str(number))
-    if done.returncode:
+    """From `trajseg models show`, once the gate has decided; repeated, that command would keep a core busy."""
+    with learner.store() as store:
+        found = [version for version in store.versions.list() if version.number == number]
+        states = store.versions.training_states(found)
+    assert "failed" not in states.values(), learner.process.tail()
+    if not found or found[0].state == CANDIDATE:
         return None
-    version: dict[str, Any] = json.loads(done.stdout)
-    assert version["training"] != "failed", learner.process.tail()
-    return version if version["state"] != "candidate" else None
+    done = learner.cli("models", "show", "--project", str(project.id), str(number))
+    return dict(json.loads(done.stdout))
 
 
 @pytest.fixture(scope="module")
@@ -328,7 +330,7 @@ def test_a_rollback_on_the_page_takes_effect_with_the_next_prediction(
     assert studio.project(project.id)["model_version"] == BASE, "Label Studio opens the base's predictions"
     [task] = [task for task in studio.tasks(project.id) if task["id"] == later]
     assert task["data"]["trajseg_open"] == f"#{studio.predictions(later)[1]['id']} (prelabel)"
-    assert httpx.get(f"{learner.url}/health", timeout=30).json()["status"] == "UP", "nothing was restarted"
+    assert learner.client.get("/health").json()["status"] == "UP", "nothing was restarted"
 
 
 def printed(process: Process, pattern: str, seconds: float = 120) -> re.Match[str]:

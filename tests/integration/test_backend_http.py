@@ -260,7 +260,7 @@ def test_the_command_answers_and_ends_cleanly_on_sigterm(tmp_path: Path) -> None
 
     def up() -> bool:
         try:
-            return httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).status_code == 200
+            return httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False, verify=False).status_code == 200
         except httpx.HTTPError:
             assert process.poll() is None
             return False
