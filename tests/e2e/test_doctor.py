@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.serving import Question, Trajseg
+from tests.e2e.serving import JOB_SECONDS, Question, Trajseg
 from tests.e2e.studio import LabelStudio, copy_data, free_port, running_label_studio, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
@@ -25,7 +25,7 @@ def guarded(studio: LabelStudio, tmp_path_factory: pytest.TempPathFactory) -> It
 
 def test_all_is_well_with_the_settings_that_the_readme_asks_for(tiny: Trajseg, pictures: Path) -> None:
     # `trajseg serve` answers while its worker still loads the model.
-    wait_until("a worker", lambda: tiny.client.get("/health").json().get("workers"), 60)
+    wait_until("a worker", lambda: tiny.client.get("/health").json().get("workers"), JOB_SECONDS)
     done = tiny.cli("doctor")
     (pictures / "doctor-well.txt").write_text(done.stdout + done.stderr)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e.colour_engine import LATE
 from tests.e2e.editor import Editor
-from tests.e2e.serving import COLOUR_MODEL, Question, Trajseg, serving
+from tests.e2e.serving import COLOUR_MODEL, JOB_SECONDS, Question, Trajseg, serving
 from tests.e2e.studio import LabelStudio, wait_until
 
 LATE_MODEL = "colour_engine:late"
@@ -94,7 +94,7 @@ def test_predictions_of_two_compared_engines_are_shown_and_where_they_disagree_c
     assert changed.returncode == 0, changed.stdout + changed.stderr
     studio.retrieve_predictions(project, [task])
     predictions = wait_until(
-        "second prediction", lambda: held if len(held := studio.predictions(task)) == 2 else None, 300, every=1
+        "second prediction", lambda: held if len(held := studio.predictions(task)) == 2 else None, JOB_SECONDS, every=1
     )
     by_version = {one["model_version"]: one["id"] for one in predictions}
     assert by_version.keys() == {"colours", "late"}

@@ -120,7 +120,7 @@ def test_a_sentence_that_takes_longer_than_the_page_waits_comes_as_a_prediction_
     assert state_of(studio, prelabelled, FIRST) != ""
     editor.page.get_by_text("slow (typed)").first.wait_for(timeout=MINUTE)
     editor.screenshot("round-predictions")
-    wait_until("state of the opened task", lambda: state_of(studio, prelabelled, FIRST) == "prelabelled", 60)
+    wait_until("state of the opened task", lambda: state_of(studio, prelabelled, FIRST) == "prelabelled", JOB_SECONDS)
 
 
 def test_nothing_there_and_not_understood_are_distinguished(
