@@ -15,11 +15,13 @@ import numpy as np
 OBJECTS = 8
 HEIGHT = int(os.environ.get("HEIGHT", "360"))
 WIDTH = HEIGHT * 16 // 9
-FRAMES = int(os.environ.get("FRAMES", "150"))
+FRAMES = int(os.environ.get("FRAMES", "100"))
+SECONDS = max(1800, 4 * FRAMES)
+"""Time limit of a test."""
 ALLOWED = 40 * 2**20
 """Bytes by which the size in the last third may exceed that in the first: masks of 8 objects as run-length codes.
 
-Masks of 100 frames of 360p that are kept as pictures have four times as many.
+Masks of 67 frames of 360p that are kept as pictures have three times as many.
 """
 SIDE = HEIGHT * 5 // 18
 STEP = SIDE * 3 // 2

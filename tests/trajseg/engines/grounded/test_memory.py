@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.trajseg.engines.grounded import checkpoints
-from tests.trajseg.engines.long_clip import ALLOWED, FRAMES, OBJECTS, PLACES, SIDE, Sizes, pictures
+from tests.trajseg.engines.long_clip import ALLOWED, OBJECTS, PLACES, SECONDS, SIDE, Sizes, pictures
 from trajseg.engines.grounded.chooser import LocalChooser
 from trajseg.engines.grounded.choosing import Choice
 from trajseg.engines.grounded.detector import Detection
@@ -37,7 +37,7 @@ class StillDetector:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.timeout(4 * FRAMES)
+@pytest.mark.timeout(SECONDS)
 def test_memory_does_not_grow_with_the_frames(tmp_path: Path) -> None:
     clip = open_clip(write_video(tmp_path / "long.mp4", pictures(), 25.0, crf=40))
     engine = GroundedEngine(

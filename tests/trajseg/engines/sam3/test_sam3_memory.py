@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.trajseg.engines.long_clip import ALLOWED, FRAMES, OBJECTS, Sizes, pictures
+from tests.trajseg.engines.long_clip import ALLOWED, OBJECTS, SECONDS, Sizes, pictures
 from tests.trajseg.engines.sam3 import checkpoints
 from trajseg.engines.sam3.search import Sam3Search
 from trajseg.engines.sam3.settings import Sam3Settings
@@ -19,7 +19,7 @@ from trajseg.video import open_clip, write_video
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.timeout(4 * FRAMES)
+@pytest.mark.timeout(SECONDS)
 def test_memory_does_not_grow_with_the_frames(tmp_path: Path) -> None:
     clip = open_clip(write_video(tmp_path / "long.mp4", pictures(), 25.0, crf=40))
     search = Sam3Search.from_pretrained(checkpoints.save_sam3(tmp_path / "sam3"), "cpu", Sam3Settings(objects=OBJECTS))
